@@ -1,0 +1,87 @@
+"""Velocity fields made of velocity fields: guidance, and frames that are known already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivavoce.flow.path import VelocityField
+
+
+class Condition(Protocol):
+    """What guidance must be able to do with a condition, whatever is in it."""
+
+    def without(self, name: str, /) -> Self:
+        """The same condition with the named part dropped, in the way the network was trained to do without it."""
+        ...
+
+    def stack(self, conditions: Sequence[Self], /) -> Self:
+        """The given conditions one after the other along the batch axis; a static method in all but name."""
+        ...
+
+
+G = TypeVar("G", bound=Condition)
+C = TypeVar("C")
+
+
+def guided(field: VelocityField[G], scales: Mapping[str, float]) -> VelocityField[G]:
+    """Classifier-free guidance for several parts of the condition, in the order of `scales`.
+
+    With c_i the condition that has the first i of the named parts (and all unnamed ones) and s_i the scales,
+
+        v = v(c_0) + sum_i s_i (v(c_i) - v(c_{i-1})),
+
+    Ho and Salimans 2021, nested as by Brooks et al. 2023. It is computed as the same sum gathered by condition, whose terms of
+    weight zero are left out: scales of one are the plain field bit for bit, at its cost. Otherwise all terms are one call of
+    `field`, on a batch that is as many times larger. ValueError where a scale is not finite.
+    """
+    for name, scale in scales.items():
+        if not math.isfinite(scale):
+            raise ValueError(f"The guidance scale of {name!r} is {scale}, but a finite number is expected; 1 means no guidance.")
+    names = list(scales)
+    ladder = [1.0, *scales.values(), 0.0]
+    # weights[i] belongs to the condition with the first i names: s_i - s_{i+1}, where s_0 = 1 and none follows the last.
+    weights = [here - after for here, after in pairwise(ladder)]
+
+    def velocity(point: Tensor, time: Tensor, condition: G) -> Tensor:
+        conditions = [condition]
+        for name in reversed(names):
+            conditions.append(conditions[-1].without(name))
+        terms = [(weight, part) for weight, part in zip(weights, reversed(conditions), strict=True) if weight != 0.0]
+        if len(terms) == 1:
+            return field(point, time, terms[0][1])  # its weight is exactly 1, as all weights add up to that
+        batch = len(terms)
+        stacked = condition.stack([part for _, part in terms])
+        velocities = field(torch.cat([point] * batch), torch.cat([time] * batch), stacked).chunk(batch)
+        total = velocities[0] * terms[0][0]
+        for (weight, _), part in zip(terms[1:], velocities[1:], strict=True):
+            total = total + weight * part
+        return total
+
+    return velocity
+
+
+def pinned(field: VelocityField[C], prefix: Float[Tensor, "b p *event"]) -> VelocityField[C]:
+    """The field where the first p frames are known: it sees them clean, at time 1, and they do not move.
+
+    Start from `with_prefix(noise, prefix)`, and the solution begins with exactly the prefix.
+    """
+
+    def velocity(point: Tensor, time: Tensor, condition: C) -> Tensor:
+        known = torch.arange(point.shape[1], device=point.device) < prefix.shape[1]
+        moving = field(with_prefix(point, prefix), torch.where(known, 1.0, time), condition)
+        return torch.cat([torch.zeros_like(prefix), moving[:, prefix.shape[1] :]], dim=1)
+
+    return velocity
+
+
+def with_prefix(noise: Float[Tensor, "b t *event"], prefix: Float[Tensor, "b p *event"]) -> Float[Tensor, "b t *event"]:
+    """The noise whose first p frames are the prefix."""
+    assert prefix.shape[1] <= noise.shape[1], f"a prefix of {prefix.shape[1]} frames for {noise.shape[1]}"
+    return torch.cat([prefix, noise[:, prefix.shape[1] :]], dim=1)
