@@ -72,7 +72,7 @@ class Audio:
     def from_pcm16(data: bytes, rate: int) -> Audio:
         """Mono from little-endian signed 16-bit samples, as microphones and sockets deliver them."""
         if len(data) % 2:
-            raise ValueError(f"16-bit samples take an even number of bytes, not {len(data)}: keep the odd byte for the next chunk")
+            raise ValueError(f"16-bit samples take an even number of bytes, not {len(data)}: keep the odd one for the next chunk")
         return Audio(samples=torch.from_numpy(np.frombuffer(data, dtype="<i2").astype(np.float32)[None] / 32768.0), rate=rate)
 
 
@@ -88,7 +88,8 @@ class AudioInfo:
 
 def concatenate(parts: list[Audio]) -> Audio:
     """Joins one or more sounds of equal rate and channels in time."""
-    assert parts and all(part.rate == parts[0].rate for part in parts)
+    assert parts
+    assert all(part.rate == parts[0].rate for part in parts)
     return parts[0] if len(parts) == 1 else Audio(samples=torch.cat([part.samples for part in parts], dim=1), rate=parts[0].rate)
 
 
@@ -108,7 +109,7 @@ def probe_audio(path: str | Path) -> AudioInfo:
     for block in read_audio(path):
         samples, peak = samples + block.samples.shape[1], max(peak, float(block.samples.abs().max()))
     if peak < SILENCE_PEAK:
-        raise ValueError(f"{path} is silent (its loudest sample is {peak:.1g} of full scale): give a recording with a voice in it")
+        raise ValueError(f"{path} is silent (its loudest sample is {peak:.1g} of full scale): give a recording of speech")
     return AudioInfo(duration_seconds=samples / block.rate, rate=block.rate, channels=block.samples.shape[0], peak=peak)
 
 
@@ -213,7 +214,7 @@ def _decode(path: Path, container: InputContainer, stream: AudioStream) -> Itera
             for decoded in frames:
                 assert isinstance(decoded, AudioFrame)
                 if frame is None and offset is not None and decoded.pts is not None:
-                    late = float(decoded.time) - offset / av.time_base - lost_seconds
+                    late = (decoded.time or 0.0) - offset / av.time_base - lost_seconds
                     lost_seconds += min(max(0.0, late), MAX_SECONDS + 1.0)
                 frame = decoded
                 values = _to_float(frame)
@@ -265,7 +266,7 @@ class Resampler:
         """Takes the next chunk (any channels, rate_in) and returns what it determines: mono at rate_out, possibly empty."""
         assert not self._finished, "a Resampler serves one stream"
         if audio.rate != self.rate_in:
-            raise ValueError(f"this stream is at {self.rate_in} Hz and the chunk at {audio.rate} Hz: make a Resampler for each rate")
+            raise ValueError(f"this stream is at {self.rate_in} Hz and a chunk is at {audio.rate} Hz: resample it separately")
         mono = audio.mono()
         if self._up == self._down:
             return mono

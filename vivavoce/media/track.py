@@ -33,11 +33,11 @@ class Track:
         return self.values.shape[1] / self.rate
 
     @property
-    def times(self) -> Float[Tensor, "t"]:
+    def times(self) -> Float[Tensor, " t"]:
         """Seconds, float64: where the values lie."""
         return self.start + torch.arange(self.values.shape[1], dtype=torch.float64) / self.rate
 
-    def at(self, times: Float[Tensor, "n"]) -> Float[Tensor, "b n *event"]:
+    def at(self, times: Float[Tensor, " n"]) -> Float[Tensor, "b n *event"]:
         """Values at any times in seconds, by linear interpolation; before the first and after the last value those hold.
 
         Raises ValueError for a track without values.
