@@ -35,8 +35,10 @@ _SPAN = SAMPLE_RATE_HZ * 60 // 1000  # 60 ms, so that even the longest period is
 _FFT = 2048  # at least _SPAN + the longest lag, so that the circular correlation is the plain one
 _SHORTEST, _LONGEST = SAMPLE_RATE_HZ // HIGHEST_HZ, SAMPLE_RATE_HZ // LOWEST_HZ
 _QUIET = 1e-7  # mean square, -70 dBFS: the noise of converters is never voiced
-_OCTAVE_COST = 0.03  # of correlation per octave of lag: two periods correlate as well as one
-_CENTRE_COST = 0.1  # of correlation per octave away from the speaker's centre
+_OCTAVE_COST = 0.08  # of correlation per octave of lag: two periods correlate as well as one
+_CENTRE_COST = (
+    0.06  # of correlation per octave away from the speaker's centre; less than the above, or a high voice locks an octave low
+)
 _UNVOICED, _VOICED = 0.6, 0.85  # correlation where voicedness starts and is complete
 _FAINT_DB, _CLEAR_DB = -40.0, -30.0  # relative to the level: periodic background below is nobody's voice
 _CENTRE_PRIOR_HZ = 160.0
