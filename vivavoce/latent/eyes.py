@@ -1,0 +1,123 @@
+"""Eyes: the eyeball is a layer of its own under the lids, so that lids slide over it instead of squashing it.
+
+Inside the lids' target opening the picture is sampled where the head's rigid motion says, and the iris is carried rigidly with
+the gaze while the white follows less and less away from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from numba import njit
+
+from vivavoce.latent.aperture import Aperture, trace
+from vivavoce.latent.raster import at_column, blend, ramp
+
+Opening = tuple[tuple[int, ...], tuple[int, ...]]
+
+LOOK_REACH = 0.3  # of the eye's length: the furthest that the iris is moved sideways
+NARROW = 0.1  # height over length: below it the portrait's eye counts as shut, and there is no eyeball to show
+
+
+@dataclass(frozen=True, kw_only=True)
+class EyeSource:
+    """One eye of the portrait: its lids, its iris (centre and radius, px), and whether it shows an eyeball at all."""
+
+    opening: Opening
+    iris: tuple[int, ...]
+    lids: Aperture
+    centre: Float64[np.ndarray, " 2"]
+    radius: float
+    seen: bool
+
+
+def prepare_eye(landmarks: Float32[np.ndarray, "478 3"], opening: Opening, iris: tuple[int, ...]) -> EyeSource:
+    """Measure one eye of the portrait. landmarks are in px."""
+    lids = trace(landmarks[:, :2], opening)
+    rim = landmarks[list(iris), :2].astype(np.float64)
+    radius = float(np.linalg.norm(rim[1:] - rim[0], axis=1).mean())
+    return EyeSource(opening=opening, iris=iris, lids=lids, centre=rim[0], radius=radius, seen=lids.height > NARROW * lids.length)
+
+
+def draw_eye(
+    picture: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], source: UInt8[np.ndarray, "s s 3"],
+    eye: EyeSource, target: Float32[np.ndarray, "478 3"], motion: Float64[np.ndarray, "2 3"],
+) -> None:
+    """Put the eyeball under the target's lids.
+
+    picture is a window of the frame with its top left pixel at `corner` (x, y), changed in place; motion takes source px to
+    target px as the head moves.
+    """
+    if not eye.seen:
+        return
+    lids = trace(target[:, :2], eye.opening)
+    x0, y0, x1, y1 = lids.box(2, corner, picture.shape)
+    if x1 <= x0 or y1 <= y0:
+        return
+    motion = motion.copy()
+    mean = (eye.lids.start + eye.lids.end) / 2
+    motion[:, 2] += (lids.start + lids.end) / 2 - (motion[:, :2] @ mean + motion[:, 2])
+    back = cv2.invertAffineTransform(motion)
+    look = back[:, :2] @ target[eye.iris[0], :2] + back[:, 2] - eye.centre
+    # Of closing eyes the tracker's iris goes down with the lid: trust its height only while the eye is open.
+    look[1] *= float(np.clip(2 * lids.height / max(eye.lids.height, 1e-3) - 0.8, 0, 1))
+    look = np.clip(look, -LOOK_REACH * eye.lids.length, LOOK_REACH * eye.lids.length) * (1, 0.6)
+    shape = (y1 - y0, x1 - x0)
+    map_x, map_y, alpha = (np.empty(shape, np.float32) for _ in range(3))
+    _look_up(
+        (x0, y0), lids.frame, lids.upper, lids.lower, eye.lids.frame, eye.lids.upper, eye.lids.lower, back, eye.centre, look,
+        eye.radius, map_x, map_y, alpha,
+    )
+    ball = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    blend(picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]], ball, alpha)
+
+
+@njit(cache=True)
+def _look_up(
+    origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, frame0: np.ndarray, upper0: np.ndarray,
+    lower0: np.ndarray, back: np.ndarray, centre: np.ndarray, look: np.ndarray, radius: float,
+    map_x: np.ndarray, map_y: np.ndarray, alpha: np.ndarray,
+) -> None:
+    """Where each pixel between the target's lids samples the portrait, and how much of the eyeball it shows.
+
+    A frame is (x, y of the corner, x, y of the unit axis, length); the tables hold the lids' heights over that axis.
+    """
+    scale = np.sqrt(abs(back[0, 0] * back[1, 1] - back[0, 1] * back[1, 0]))
+    edge = 1.4
+    for row in range(alpha.shape[0]):
+        for column in range(alpha.shape[1]):
+            x, y = origin[0] + column, origin[1] + row
+            dx, dy = x - frame[0], y - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = -dx * frame[3] + dy * frame[2]
+            lid_u, lid_l = at_column(upper, u), at_column(lower, u)
+            a = ramp((v - lid_u) / edge + 0.5) * ramp((lid_l - v) / edge + 0.5)
+            if u < -0.03 or u > 1.03 or lid_l - lid_u <= 0:
+                a = 0.0
+            a *= ramp((lid_l - lid_u) / 2.5)
+            alpha[row, column] = a
+            qx = back[0, 0] * x + back[0, 1] * y + back[0, 2]
+            qy = back[1, 0] * x + back[1, 1] * y + back[1, 2]
+            if a > 0:
+                dx, dy = qx - frame0[0], qy - frame0[1]
+                v0 = -dx * frame0[3] + dy * frame0[2]
+                u0 = (dx * frame0[2] + dy * frame0[3]) / frame0[4]
+                own_u, own_l = at_column(upper0, u0), at_column(lower0, u0)
+                new_u, new_l = v0 - (v - lid_u) * scale, v0 + (lid_l - v) * scale
+                top, bottom = max(own_u, new_u), min(own_l, new_l)
+                # Wider open than the portrait: stretch what it shows.
+                if (top > new_u or bottom < new_l) and bottom > top:
+                    to = top + (v0 - new_u) / max(new_l - new_u, 1e-3) * (bottom - top)
+                    qx += -frame0[3] * (to - v0)
+                    qy += frame0[2] * (to - v0)
+                away = np.hypot(qx - centre[0] - look[0], qy - centre[1] - look[1]) / radius
+                carry = 1.0 - ramp((away - 1.1) / 1.6)
+                qx -= look[0] * carry
+                qy -= look[1] * carry
+            map_x[row, column] = qx
+            map_y[row, column] = qy
+
+

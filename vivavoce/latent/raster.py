@@ -1,0 +1,127 @@
+"""Compiled loops of the renderer: triangles to a sampling map, curves through lid and lip edges, soft compositing.
+
+Everything is in pixel-centre coordinates: the centre of the top left pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True)
+def rasterise(
+    points: np.ndarray, depth: np.ndarray, shift: np.ndarray, triangles: np.ndarray, behind: int,
+    left: int, top: int, map_x: np.ndarray, map_y: np.ndarray, nearest: np.ndarray,
+) -> None:
+    """Fill the maps of a window with where each pixel samples the source: its own place plus the mesh's shift there.
+
+    points (n, 2), depth (n,; smaller is nearer) and shift (n, 2; source minus target) belong to vertices, triangles (m, 3)
+    index them. The first `behind` triangles lie behind all others. (left, top) is the window's corner; map_x, map_y and
+    nearest (h, w) are overwritten. Pixels that no triangle covers map to themselves.
+    """
+    height, width = map_x.shape
+    far = np.float32(1e6)
+    for y in range(height):
+        for x in range(width):
+            map_x[y, x] = x + left
+            map_y[y, x] = y + top
+            nearest[y, x] = 4 * far
+    slack = np.float32(1e-3)
+    for k in range(triangles.shape[0]):
+        a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
+        ax, ay = points[a, 0] - left, points[a, 1] - top
+        bx, by = points[b, 0] - left, points[b, 1] - top
+        cx, cy = points[c, 0] - left, points[c, 1] - top
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-6:
+            continue
+        y0 = max(int(np.floor(min(ay, by, cy))), 0)
+        y1 = min(int(np.ceil(max(ay, by, cy))), height - 1)
+        x0 = max(int(np.floor(min(ax, bx, cx))), 0)
+        x1 = min(int(np.ceil(max(ax, bx, cx))), width - 1)
+        if y0 > y1 or x0 > x1:
+            continue
+        # Barycentric weights of b and c as affine functions of the pixel.
+        vx, vy = (cy - ay) / area, -(cx - ax) / area
+        wx, wy = -(by - ay) / area, (bx - ax) / area
+        offset = far if k < behind else np.float32(0.0)
+        za, zb, zc = depth[a] + offset, depth[b] - depth[a], depth[c] - depth[a]
+        sax, sbx, scx = shift[a, 0], shift[b, 0] - shift[a, 0], shift[c, 0] - shift[a, 0]
+        say, sby, scy = shift[a, 1], shift[b, 1] - shift[a, 1], shift[c, 1] - shift[a, 1]
+        for y in range(y0, y1 + 1):
+            v0 = -ax * vx + (y - ay) * vy
+            w0 = -ax * wx + (y - ay) * wy
+            # The row's span is where v, w and 1 - v - w are not negative.
+            low, high = np.float64(x0), np.float64(x1)
+            for edge in range(3):
+                if edge == 0:
+                    g, h = vx, v0
+                elif edge == 1:
+                    g, h = wx, w0
+                else:
+                    g, h = -(vx + wx), 1.0 - v0 - w0
+                h += slack
+                if g > 1e-12:
+                    low = max(low, -h / g)
+                elif g < -1e-12:
+                    high = min(high, -h / g)
+                elif h < 0:
+                    high = -1.0
+            for x in range(int(np.ceil(low)), int(np.floor(high)) + 1):
+                v, w = v0 + x * vx, w0 + x * wx
+                z = za + v * zb + w * zc
+                if z < nearest[y, x]:
+                    nearest[y, x] = z
+                    map_x[y, x] = x + left + (sax + v * sbx + w * scx)
+                    map_y[y, x] = y + top + (say + v * sby + w * scy)
+
+
+@njit(cache=True)
+def smooth_curve(u: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """A smooth curve through the points (u, y), u rising, written at out.size even steps over 0..1 (clamped outside)."""
+    n = u.size
+    slope = np.zeros(n)
+    for i in range(n):
+        p, q = max(i - 1, 0), min(i + 1, n - 1)
+        slope[i] = (y[q] - y[p]) / max(u[q] - u[p], 1e-6)
+    k = 0
+    for j in range(out.size):
+        at = j / (out.size - 1)
+        while k < n - 2 and at > u[k + 1]:
+            k += 1
+        step = max(u[k + 1] - u[k], 1e-6)
+        t = min(max((at - u[k]) / step, 0.0), 1.0)
+        a, b = 2 * t**3 - 3 * t**2 + 1, -2 * t**3 + 3 * t**2
+        c, d = t**3 - 2 * t**2 + t, t**3 - t**2
+        out[j] = a * y[k] + b * y[k + 1] + step * (c * slope[k] + d * slope[k + 1])
+
+
+@njit(cache=True, inline="always")
+def at_column(values: np.ndarray, u: float) -> float:
+    """Linear look-up in a table over u in 0..1."""
+    n = values.size - 1
+    p = min(max(u, 0.0), 1.0) * n
+    i = min(int(p), n - 1)
+    f = p - i
+    return values[i] * (1 - f) + values[i + 1] * f
+
+
+@njit(cache=True, inline="always")
+def ramp(x: float) -> float:
+    """Smooth step from 0 at x = 0 to 1 at x = 1."""
+    t = min(max(x, 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+@njit(cache=True)
+def blend(picture: np.ndarray, layer: np.ndarray, alpha: np.ndarray) -> None:
+    """picture (h, w, 3) uint8 becomes (1 - alpha) * picture + alpha * layer, rounded, in place."""
+    for y in range(alpha.shape[0]):
+        for x in range(alpha.shape[1]):
+            a = alpha[y, x]
+            if a > 0:
+                for c in range(3):
+                    p = np.float32(picture[y, x, c])
+                    value = p + a * (np.float32(layer[y, x, c]) - p)
+                    picture[y, x, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))

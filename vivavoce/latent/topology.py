@@ -1,0 +1,93 @@
+"""The face mesh as a surface: which landmarks form its triangles, and where its holes are.
+
+Landmark numbers are those of MediaPipe Face Mesh with irises (478 points). "Right" and "left" are the person's own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Int32
+
+# Each opening is a pair of edges that run from one corner to the other, left to right in an upright picture.
+INNER_LIPS = (
+    (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308),
+    (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308),
+)
+RIGHT_EYE = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133),
+    (33, 7, 163, 144, 145, 153, 154, 155, 133),
+)
+LEFT_EYE = (
+    (362, 398, 384, 385, 386, 387, 388, 466, 263),
+    (362, 382, 381, 380, 374, 373, 390, 249, 263),
+)
+RIGHT_IRIS = (468, 469, 470, 471, 472)  # the centre, then four points of the rim
+LEFT_IRIS = (473, 474, 475, 476, 477)
+
+FOREHEAD_TOP, NOSE_BASE, CHIN = 10, 2, 152
+JAW_POINTS = (152, 148, 377, 176, 400, 175, 199)  # the bony chin: moves with the lower teeth
+
+
+def _edges() -> set[tuple[int, int]]:
+    from mediapipe.python.solutions.face_mesh_connections import FACEMESH_TESSELATION
+
+    return {(min(edge), max(edge)) for edge in FACEMESH_TESSELATION}
+
+
+@cache
+def face_triangles() -> Int32[np.ndarray, "852 3"]:
+    """Triangles of the face surface, eye and mouth openings left out; all wound alike.
+
+    They are the three-cliques of MediaPipe's edge graph. A planar mesh may own cliques that are not faces (a
+    triangle around other vertices); those would give an edge a third neighbour and are refused by the assertion.
+    """
+    near: dict[int, set[int]] = {}
+    for a, b in _edges():
+        near.setdefault(a, set()).add(b)
+        near.setdefault(b, set()).add(a)
+    cliques = sorted({tuple(sorted((a, b, c))) for a, b in _edges() for c in near[a] & near[b]})
+    cliques = _without_enclosing(cliques)
+    return np.array(_wind_alike(cliques), np.int32)
+
+
+def _without_enclosing(cliques: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Drop cliques that are no faces: all three of their edges already have two other triangles."""
+    count: dict[tuple[int, int], int] = {}
+    for a, b, c in cliques:
+        for edge in ((a, b), (b, c), (a, c)):
+            count[edge] = count.get(edge, 0) + 1
+    kept = [t for t in cliques if not all(count[e] > 2 for e in ((t[0], t[1]), (t[1], t[2]), (t[0], t[2])))]
+    assert len(kept) == 852, f"{len(kept)} faces: MediaPipe's mesh has changed"
+    return kept
+
+
+def _wind_alike(faces: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    by_edge: dict[tuple[int, int], list[int]] = {}
+    for i, (a, b, c) in enumerate(faces):
+        for edge in ((a, b), (b, c), (a, c)):
+            by_edge.setdefault(edge, []).append(i)
+    wound: dict[int, tuple[int, ...]] = {0: faces[0]}
+    queue = [0]
+    while queue:
+        i = queue.pop()
+        a, b, c = wound[i]
+        for p, q in ((a, b), (b, c), (c, a)):
+            for j in by_edge[(min(p, q), max(p, q))]:
+                if j not in wound:
+                    (r,) = set(faces[j]) - {p, q}
+                    wound[j] = (q, p, r)
+                    queue.append(j)
+    assert len(wound) == len(faces)
+    return [wound[i] for i in range(len(faces))]
+
+
+@cache
+def hole_triangles(opening: tuple[tuple[int, ...], tuple[int, ...]]) -> Int32[np.ndarray, "n 3"]:
+    """Triangles that close an opening, as a strip between its two edges."""
+    upper, lower = opening
+    strip = []
+    for i in range(len(upper) - 1):
+        strip += [(upper[i], upper[i + 1], lower[i]), (upper[i + 1], lower[i + 1], lower[i])]
+    return np.array([t for t in strip if len(set(t)) == 3], np.int32)
