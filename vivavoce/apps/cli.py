@@ -1,0 +1,250 @@
+"""The command line: options, and what happens when a command fails. The commands themselves are in `commands.py`.
+
+Only light modules are imported here, so that ``vivavoce --help`` answers at once; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
+
+MAX_SIZE = 4096  # px: what H.264 players take, and far above what a portrait gains from
+MIN_SIZE = 64
+FPS_RANGE = (10.0, 60.0)
+
+Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
+Recording = Annotated[Positional[Path], arg(metavar="VIDEO", help_behavior_hint="")]
+Output = Annotated[Path, arg(aliases=["-o"], metavar="OUT.mp4")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """What every command that makes a video takes."""
+
+    fps: Annotated[float, arg(metavar="10-60")] = 25.0
+    """Frames per second of the video."""
+    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the picture's own)")] = None
+    """Longer side of the video."""
+    crop: bool = False
+    """Show head and shoulders only, as a square."""
+    face: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 0)")] = None
+    """Which face moves, counted from 0, the largest first."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+    expression: Annotated[float, arg(metavar="X")] = 1.0
+    """Strength of the expression, lips included: 0 none, 1 as it comes, 2 twice that."""
+    head: Annotated[float, arg(metavar="X")] = 1.0
+    """Strength of the head's movement."""
+    blink: Annotated[float, arg(metavar="X")] = 1.0
+    """Strength of the eyelids' movement."""
+    gaze: Annotated[float, arg(metavar="X")] = 1.0
+    """Strength of the eyes' movement."""
+
+    def check(self) -> None:
+        """Raises ValueError for what no picture and no sound could make right, before anything heavy is loaded."""
+        if not FPS_RANGE[0] <= self.fps <= FPS_RANGE[1]:
+            raise ValueError(f"--fps {self.fps:g} is out of range: give {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames per second")
+        if self.size is not None and not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise ValueError(f"--size {self.size} is out of range: give {MIN_SIZE} to {MAX_SIZE} pixels")
+        for name in ("expression", "head", "blink", "gaze"):
+            if not 0 <= vars(self)[name] <= 3:
+                raise ValueError(f"--{name} {vars(self)[name]:g} is out of range: give 0 (none) to 3, 1 is as it comes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Make demo.mp4: the astronaut portrait of scikit-image says a sentence."""
+
+    output: Output = Path("demo.mp4")
+    """The video to write."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+    def run(self) -> None:
+        from vivavoce.apps import commands
+
+        commands.demo(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animate:
+    """Make the face of a picture speak a recording, or a text."""
+
+    portrait: Picture
+    """The picture: PNG, JPEG, WebP, BMP or TIFF, with a face in it."""
+    speech: Annotated[Positional[Path | None], arg(metavar="[SPEECH]", help_behavior_hint="")] = None
+    """The recording: WAV, MP3, M4A, FLAC, OGG, Opus, or a video with sound. Leave it out with --text."""
+    output: Output
+    """The video to write."""
+    text: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint="")] = None
+    """Speak these words with espeak-ng instead of a recording."""
+    voice: Annotated[str, arg(metavar="NAME")] = "en"
+    """espeak-ng's voice for --text, such as en, en-us, de or fr."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal videos."""
+    guidance: Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the trained network's own)")] = None
+    """How closely the motion follows the speech; 1 is no guidance."""
+    render: Render = field(default_factory=Render)
+
+    def check(self) -> None:
+        self.render.check()
+        if self.speech is None and self.text is None:
+            raise ValueError("no speech was given: name a recording after the portrait, or give --text \"some words\"")
+        if self.speech is not None and self.text is not None:
+            raise ValueError(f"both the recording {self.speech} and --text were given: give one of them")
+        if self.guidance is not None and not 0 <= self.guidance <= 10:
+            raise ValueError(f"--guidance {self.guidance:g} is out of range: give 0 to 10")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed} is out of range: give 0 to 2^63 - 1")
+
+    def run(self) -> None:
+        self.check()
+        from vivavoce.apps import commands
+
+        commands.animate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """Measure the motion of the face in a video: expression, gaze, head."""
+
+    video: Recording
+    """A recorded face."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT.npz|OUT.csv")]
+    """The table to write: a frame per row, the units are in docs/."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+    def run(self) -> None:
+        from vivavoce.apps import commands
+
+        commands.track(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """Put the motion of a recorded face on a portrait, with the recording's sound."""
+
+    portrait: Picture
+    """The picture: PNG, JPEG, WebP, BMP or TIFF, with a face in it."""
+    video: Recording
+    """A recorded face."""
+    output: Output
+    """The video to write."""
+    render: Render = field(default_factory=Render)
+
+    def run(self) -> None:
+        self.render.check()
+        from vivavoce.apps import commands
+
+        commands.drive(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check the machine: what is there, what is missing, what it would enable."""
+
+    def run(self) -> None:
+        from vivavoce.apps import doctor
+
+        if not doctor.examine():
+            raise SystemExit(FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one of the networks on recordings of your own."""
+
+    network: Annotated[Positional[Literal["motion"]], arg(metavar="NETWORK", help_behavior_hint="")]
+    """Which one: motion (from speech to facial motion)."""
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings, as docs/ describes it."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for checkpoints, the log of losses and the final weights."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+    resume: bool = False
+    """Go on from the last checkpoint in FOLDER."""
+
+    def run(self) -> None:
+        from vivavoce.apps import commands
+
+        commands.train_motion(self)
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Animate, subcommand("animate")]
+    | Annotated[Drive, subcommand("drive")]
+    | Annotated[Track, subcommand("track")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Doctor, subcommand("doctor")]
+)
+
+
+def parse(arguments: Sequence[str] | None) -> Command:
+    """Options to a command; wrong ones end the process with a message and code 2, as --help does with 0."""
+    return tyro.cli(
+        Command,
+        prog="vivavoce",
+        description="Make a portrait speak: a picture and a voice go in, a video comes out, on an ordinary CPU.",
+        args=arguments,
+        config=(FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code; an error that the user can mend becomes one sentence on stderr."""
+    _hush_libraries()
+    try:
+        parse(arguments).run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone; stdout must not complain again when the interpreter closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        return OK
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else OK if leaving.code is None else FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        said = explain(error)
+        if said is None:
+            raise
+        print(f"vivavoce: {said[0]}", file=sys.stderr)
+        return said[1]
+    return OK
+
+
+def console() -> NoReturn:
+    """The ``vivavoce`` program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(TERMINATED)  # as an exception, so that half-written files are removed on the way out
+
+
+def _hush_libraries() -> None:
+    """Third parties' notices are not for the user; must come before they are imported. Set variables win."""
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "MPLBACKEND": "Agg"}.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,111 @@
+"""What the commands of the command line do: open, run, write. Imports heavy modules, so it comes after the options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import skimage.data
+
+from vivavoce.animate import Animator, Controls
+from vivavoce.apps import export
+from vivavoce.apps.progress import shown
+from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
+from vivavoce.media.portrait import Portrait
+from vivavoce.media.speak import speak
+from vivavoce.media.video import VideoWriter, check_output, probe_video, read_frames
+
+if TYPE_CHECKING:
+    from vivavoce.apps import cli
+
+DEMO_SENTENCE = "Hello! I am a portrait, and this is my voice. One picture and a few words are all that I need to speak."
+
+
+def demo(options: cli.Demo) -> None:
+    """The main job on a picture and a voice that every installation has."""
+    check_output(options.output, options.overwrite)
+    speech = speak(DEMO_SENTENCE, voice="en")
+    portrait = Portrait(image=skimage.data.astronaut(), name="astronaut")
+    frames = Animator.load().animate(portrait, speech)
+    _write(frames, options.output, fps=25.0, sound=speech, seconds=speech.duration, overwrite=options.overwrite)
+
+
+def animate(options: cli.Animate) -> None:
+    """A portrait speaks a recording, which is read in blocks, or a text."""
+    render = options.render
+    check_output(options.output, render.overwrite)
+    portrait = Portrait.open(options.portrait, face=render.face)
+    speech: Audio | Iterable[Audio]
+    sound: Audio | Path
+    if options.text is not None:
+        speech = sound = speak(options.text, voice=options.voice)
+        seconds = speech.duration
+    else:
+        assert options.speech is not None  # Animate.check saw to it
+        sound, seconds = options.speech, probe_audio(options.speech).duration_seconds
+        speech = read_audio(options.speech)
+    frames = Animator.load().animate(
+        portrait, speech, fps=render.fps, size=render.size, crop=render.crop, seed=options.seed, guidance=options.guidance,
+        controls=_controls(render),
+    )
+    _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
+
+
+def drive(options: cli.Drive) -> None:
+    """A portrait moves as a recorded face does."""
+    render = options.render
+    check_output(options.output, render.overwrite)
+    portrait = Portrait.open(options.portrait, face=render.face)
+    seconds = probe_video(options.video).duration_seconds
+    animator = Animator.load()
+    recorded = read_frames(options.video, animator.space.spec.rate_hz)
+    frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=_controls(render))
+    sound = options.video if has_sound(options.video) else None
+    _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
+
+
+def track(options: cli.Track) -> None:
+    """The motion of a recorded face, as a table."""
+    export.check_table(options.output, options.overwrite)
+    space = Animator.load().space
+    rate = space.spec.rate_hz
+    total = round(probe_video(options.video).duration_seconds * rate)
+    with closing(shown(read_frames(options.video, rate), total=total, what="tracking")) as frames:
+        latents = space.encode(frames)
+    export.write_table(options.output, space.layout.unpack(latents[0]), rate)
+    print(f"{options.output}: {latents.shape[1]} frames at {rate:g} per second")
+
+
+def train_motion(options: cli.Train) -> None:
+    """Runs the recipe of the motion network."""
+    from vivavoce.train.motion import Recipe, train
+
+    recipe = Recipe(seed=options.seed) if options.steps is None else Recipe(seed=options.seed, steps=options.steps)
+    train(options.data, options.output, recipe, resume=options.resume)
+
+
+def _controls(render: cli.Render) -> Controls:
+    return Controls(expression=render.expression, head=render.head, blink=render.blink, gaze=render.gaze)
+
+
+def _write(
+    frames: Iterator[np.ndarray], output: Path, *, fps: float, sound: Audio | Path | None, seconds: float, overwrite: bool
+) -> None:
+    """Frames to a video that appears when it is complete. The portrait is examined before the file is begun."""
+    started = time.monotonic()
+    count = 0
+    # Closed here, not when the garbage collector comes by: an error message must not meet a bar that is still being drawn.
+    with closing(shown(frames, total=max(1, round(seconds * fps)), what="rendering")) as progress:
+        first = next(progress)
+        height, width = first.shape[:2]
+        with VideoWriter(output, fps=fps, size=(width, height), sound=sound, overwrite=overwrite) as writer:
+            for frame in chain([first], progress):
+                writer.write(frame)
+                count += 1
+    spent = time.monotonic() - started
+    print(f"{output}: {count} frames of {width}x{height}, {count / fps:.1f} s, made in {spent:.1f} s")
