@@ -35,4 +35,4 @@ def open_media(path: Path, what: str) -> InputContainer:
     except OSError as error:
         raise type(error)(f"the {what} {path} cannot be read: {error.strerror}") from error
     except av.error.FFmpegError:
-        raise ValueError(f"the {what} {path} is no sound or video file, or it is damaged or cut short: give a whole one") from None
+        raise ValueError(f"the {what} {path} is no sound or video, or it is damaged or cut short: give a whole file") from None

@@ -8,8 +8,6 @@ import re
 import threading
 
 import espeakng_loader
-import numpy as np
-import torch
 
 from vivavoce.media.audio import Audio
 
@@ -54,7 +52,7 @@ def speak(text: str, voice: str = DEFAULT_VOICE, rate_wpm: int = DEFAULT_RATE_WP
     if spoken is None:
         raise ValueError(f"eSpeak NG has no voice {voice!r}: give a language such as en, en-us, de or fr")
     if not spoken.samples.any():
-        raise ValueError(f"the voice {voice!r} cannot pronounce {text[:40]!r}: write it in that language, or choose another voice")
+        raise ValueError(f"the voice {voice!r} cannot pronounce {text[:40]!r}: choose the voice of its language")
     return spoken
 
 

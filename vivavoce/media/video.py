@@ -1,0 +1,297 @@
+"""Moving pictures: a reader that knows the time of each frame, and a writer of MP4 files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import math
+import queue
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame as Decoded
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.stream import VideoStream
+
+from vivavoce.media.audio import Audio
+from vivavoce.media.files import open_media
+from vivavoce.media.soundtrack import SoundTrack
+
+MIN_FPS, MAX_FPS = 1.0, 120.0
+# The largest side that players of H.264 accept.
+MAX_SIDE = 8192
+# Frames that wait for the encoder: enough to keep both threads busy, few enough for large pictures.
+_QUEUE_BYTES = 64 * 2**20
+_QUEUE_FRAMES = 16
+# AVColorSpace's value for "not said", and from what height on players then assume high definition's BT.709.
+_UNSPECIFIED = 2
+_HD_HEIGHT = 720
+_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFrame:
+    """image: uint8 (h, w, 3), RGB, upright, square pixels.  time: seconds on the file's clock, which its sound shares."""
+
+    image: np.ndarray
+    time: float
+
+
+def read_video(path: str | Path) -> Iterator[VideoFrame]:
+    """Yields the frames of a video in order of time, in constant memory.
+
+    The camera's rotation is applied.  Raises an OSError when the file cannot be read and ValueError when it is no video, holds
+    no frames or breaks off.
+    """
+    path = Path(path)
+    with open_media(path, "video") as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.codec_context is None:
+            raise ValueError(f"{path} has no pictures in it: give a video")
+        stream.thread_type = "AUTO"
+        origin = 0.0 if container.start_time is None else container.start_time / av.time_base
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                # A frame without a time stamp follows the one before it at the nominal rate.
+                time = count / float(stream.average_rate or 25) if frame.time is None else frame.time - origin
+                count += 1
+                yield VideoFrame(image=_to_rgb(frame, aspect), time=time)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path} breaks off after {count} frames ({error.strerror}): copy or download it again") from error
+        if not count:
+            raise ValueError(f"{path} holds no frames: give a video")
+
+
+def read_frames(path: str | Path, fps: float) -> Iterator[np.ndarray]:
+    """The video at a steady rate: frame k is the picture nearest in time to k / fps seconds, uint8 (h, w, 3), RGB.
+
+    As many frames as the video lasts; at the video's own rate, each of its frames once.  Raises as `read_video` does.
+    """
+    if not fps > 0:
+        raise ValueError(f"{fps} frames per second do not exist: give a positive rate")
+    index = 0
+    before: VideoFrame | None = None
+    interval = 0.0
+    for frame in read_video(path):
+        if before is not None:
+            interval = frame.time - before.time
+            # Up to the middle between two frames, the earlier one is the nearer.
+            while index / fps <= (before.time + frame.time) / 2:
+                yield before.image
+                index += 1
+        before = frame
+    assert before is not None, "read_video yields at least one frame"
+    # The last frame stands as long as the one before it did; the allowance is for time stamps in whole milliseconds.
+    end = before.time + max(interval, 1e-3)
+    while index == 0 or index / fps < end - 0.1 * interval:
+        yield before.image
+        index += 1
+
+
+def _to_rgb(frame: Decoded, aspect: Fraction) -> np.ndarray:
+    source = frame.colorspace
+    if source == _UNSPECIFIED:
+        source = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
+    width = max(1, round(frame.width * aspect))
+    full = ColorRange.JPEG
+    image = frame.reformat(
+        width=width, format="rgb24", src_colorspace=source, dst_color_range=full, interpolation=_EXACT
+    ).to_ndarray()
+    # The display matrix counts degrees anticlockwise, as rot90 does.
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> None:
+    """Raises one clear error if a video cannot be written there, before any work is done: ValueError for a name that does not
+    end in .mp4, FileExistsError without `overwrite`, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
+    or another OSError for the folder."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"the output {path} is not named as an MP4 file, which is what is written: name it {path.stem}.mp4")
+    folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"the output {path} is a folder: give the name of a file in it")
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {folder} of the output does not exist: make it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"the output's folder {folder} is a file: choose another name")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"the output {path} exists already: choose another name, or ask to overwrite it (--overwrite)")
+    probe = folder / _temporary_name()
+    try:
+        # Only an attempt tells: permission bits say nothing about a read-only or full disk, nor about the administrator.
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        message = f"the folder {folder} cannot be written to ({error.strerror}): choose another one"
+        raise _plain(type(error), message, error) from None
+
+
+def _temporary_name() -> str:
+    return f".vivavoce-{secrets.token_hex(8)}.part.mp4"
+
+
+def _plain(kind: type[OSError], message: str, cause: OSError) -> OSError:
+    """An OSError that reads as one sentence and keeps its errno."""
+    error = kind(message)
+    error.errno = cause.errno
+    return error
+
+
+class VideoWriter:
+    """Writes H.264 and AAC to an MP4 file: a context manager, to which `write` gives the pictures in order.
+
+    size: (width, height) in pixels; an odd side is made even by repeating its last row or column, because the pictures are
+    stored with halved colour.  fps: frames per second, 1 to 120; a Fraction gives NTSC rates exactly.  sound: a file or sound
+    that starts with the first picture and is written whole, at its own rate where AAC has it; more than two channels are mixed
+    to stereo.  Colours are BT.709 and say so, and the index precedes the data (faststart).
+
+    Encoding runs in its own thread behind a short queue, in constant memory.  The file appears under its name only when the
+    `with` block ends without an exception; before that and after any exception, whatever was there stays.  Raises what
+    `check_output` and `read_audio` raise on entering, and OSError when the disk fills.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | Fraction,
+        size: tuple[int, int],
+        sound: Path | Audio | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise ValueError(f"{float(fps):g} frames per second cannot be written: give {MIN_FPS:g} to {MAX_FPS:g}")
+        if not all(1 <= side <= MAX_SIDE for side in size):
+            raise ValueError(f"{size[0]} x {size[1]} pixels cannot be written: give 1 to {MAX_SIDE} for each side")
+        check_output(path, overwrite)
+        self._path = Path(path).absolute()
+        self._overwrite = overwrite
+        self._size = size
+        # 1001 is the largest denominator in use (24000/1001); 23.976 stays 2997/125.
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._source = sound
+        self._temporary = self._path.with_name(_temporary_name())
+        waiting = min(_QUEUE_FRAMES, max(2, _QUEUE_BYTES // (3 * size[0] * size[1])))
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=waiting)
+        self._failure: BaseException | None = None
+        self._aborted = False
+        self._count = 0
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> VideoWriter:
+        assert self._thread is None, "a VideoWriter writes one file"
+        sound = None if self._source is None else SoundTrack(self._source)
+        self._thread = threading.Thread(target=self._run, args=(sound,), name="vivavoce-encoder", daemon=True)
+        self._thread.start()
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Takes the next picture, uint8 (height, width, 3), RGB; it may be reused at once.  Waits while the queue is full."""
+        width, height = self._size
+        if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
+            raise ValueError(
+                f"this video takes uint8 frames of shape {(height, width, 3)}, not {frame.dtype} of shape {frame.shape}: "
+                f"convert or resize them"
+            )
+        assert self._thread is not None, "write inside the with block"
+        self._put(np.array(frame, order="C"))
+        self._count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._thread is not None
+        try:
+            if kind is None:
+                self._put(None)
+                self._thread.join()
+                self._check()
+                if not self._count:
+                    raise ValueError(f"no pictures were given for {self._path}: write at least one")
+                if not self._overwrite and self._path.exists():
+                    raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name")
+                self._temporary.replace(self._path)
+        finally:
+            self._abort(self._thread)
+            self._temporary.unlink(missing_ok=True)
+
+    def _put(self, item: np.ndarray | None) -> None:
+        while True:
+            self._check()
+            try:
+                return self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _check(self) -> None:
+        failure = self._failure
+        if isinstance(failure, OSError) and isinstance(failure, av.error.FFmpegError):
+            full = failure.errno == errno.ENOSPC
+            hint = "the disk is full: free some space" if full else f"{failure.strerror}: choose another folder"
+            raise _plain(OSError, f"the video {self._path} cannot be written, {hint}", failure) from failure
+        if failure is not None:
+            raise failure
+
+    def _abort(self, thread: threading.Thread) -> None:
+        self._aborted = True
+        while thread.is_alive():
+            try:
+                self._queue.put_nowait(None)
+            except queue.Full:
+                self._queue.get_nowait()
+            thread.join(timeout=0.05)
+
+    def _run(self, sound: SoundTrack | None) -> None:
+        try:
+            self._encode(sound)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread by _check
+            self._failure = error
+
+    def _encode(self, sound: SoundTrack | None) -> None:
+        width, height = (side + side % 2 for side in self._size)
+        options = {"movflags": "+faststart"}
+        if sound is not None:
+            # The edit list that hides the encoder's priming counts in this unit; by default it would round to milliseconds.
+            options["movie_timescale"] = str(sound.rate)
+        with av.open(f"file:{self._temporary}", mode="w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=self._fps, options={"preset": "veryfast", "crf": "18"})
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.time_base = stream.codec_context.time_base = 1 / self._fps
+            context = stream.codec_context
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            if sound is not None:
+                sound.attach(container)
+            index = 0
+            while (frame := self._queue.get()) is not None and not self._aborted:
+                if sound is not None:
+                    sound.write_until(float((index + 1) / self._fps))
+                container.mux(stream.encode(_to_yuv(frame, width, height, index, 1 / self._fps)))
+                index += 1
+            if index and not self._aborted:
+                if sound is not None:
+                    sound.write_until(math.inf)
+                container.mux(stream.encode(None))
+
+
+def _to_yuv(frame: np.ndarray, width: int, height: int, index: int, time_base: Fraction) -> Decoded:
+    missing = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+    even = np.pad(frame, missing, mode="edge") if any(after for _, after in missing) else frame
+    converted = Decoded.from_ndarray(even, format="rgb24").reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        dst_color_trc=ColorTrc.BT709,
+        dst_color_primaries=ColorPrimaries.BT709,
+        interpolation=_EXACT,
+    )
+    converted.pts, converted.time_base = index, time_base
+    return converted
