@@ -168,6 +168,8 @@ def test_level_follows_the_voice_and_nothing_else() -> None:
     assert levels == [PRIOR_DBFS] * 100
     levels, state = follow([-65.0] * 100, [1.0] * 100, state)
     assert levels == [PRIOR_DBFS] * 100
+    levels, state = follow([-50.0] * 100, [0.97, 0.97, 0.3, 0.3] * 25, state)  # periodic for a moment only
+    assert levels == [PRIOR_DBFS] * 100
     levels, state = follow([-50.0] * 12, [0.97] * 12, state)
     assert levels[-1] < -44.0
     paused, state = follow([-70.0] * 500, [0.1] * 500, state)
@@ -216,6 +218,10 @@ def test_voicing_tells_voice_from_hiss() -> None:
 def test_rate_and_onsets_count_syllables() -> None:
     slow, fast = (units(features(ENCODER, talk(4.0, syllables_hz=hz)).values[0], "rate")[-RATE_HZ:].mean() for hz in (2.0, 5.0))
     assert fast > 1.4 * slow
+    values = features(ENCODER, talk(1.0)).values[0]
+    onset, rate = units(values, "onset"), units(values, "rate")
+    expected = rate[:-1] + (onset[1:] - rate[:-1]) / (prosody.RATE_SECONDS * RATE_HZ)
+    torch.testing.assert_close(rate[1:], expected, atol=1e-4, rtol=0)
     steps = noise(1.0) * 0.001
     steps[seconds(0.5) :] = noise(1.0)[seconds(0.5) :] * 0.05
     onset = units(features(ENCODER, steps).values[0], "onset")
