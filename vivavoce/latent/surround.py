@@ -163,4 +163,4 @@ def _harmonic(one: np.ndarray, zero: np.ndarray) -> np.ndarray:
 
 def _sample(small: np.ndarray, grid: np.ndarray, side: int) -> np.ndarray:
     at = (grid * (_MAP / side)).astype(np.float32)
-    return cv2.remap(small.astype(np.float32), at[None, :, :1], at[None, :, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    return cv2.remap(small.astype(np.float32), at[:, None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]

@@ -1,9 +1,9 @@
 """Renderer: a portrait and target landmarks in, a picture out.
 
-One mesh covers the crop: the face's 468 landmarks and, around them, a grid that follows the head (`surround`). Each frame the mesh is
-rasterised to a sampling map and the portrait is resampled through it once, so it keeps its sharpness; where nothing moves its pixels are
-copied. What a warp of the portrait cannot make is drawn as layers on top: eyeballs under the lids (`eyes`), the inside of the mouth
-behind the lips (`mouth`).
+One mesh covers the crop: the face's 468 landmarks and, around them, a grid that follows the head (`surround`). Each frame the
+mesh is rasterised to a sampling map and the portrait is resampled through it once, so it keeps its sharpness; where nothing
+moves its pixels are copied. What a warp of the portrait cannot make is drawn as layers on top: eyeballs under the lids
+(`eyes`), the inside of the mouth behind the lips (`mouth`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from jaxtyping import Float32, Float64, Int32, UInt8
 from vivavoce.latent import topology
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
+from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
 from vivavoce.latent.raster import rasterise
 from vivavoce.latent.surround import CELLS, Surround, surround
+
+_INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Prepared:
     triangles: Int32[np.ndarray, "m 3"]
     behind: int
     eyes: tuple[EyeSource, EyeSource]
+    mouth: MouthSource
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,16 @@ class Pose:
     def __call__(self, points: np.ndarray) -> np.ndarray:
         return points @ self.matrix.T + self.offset
 
+    @property
+    def place(self) -> Float64[np.ndarray, "3 4"]:
+        """(matrix | offset)."""
+        return np.concatenate([self.matrix, self.offset[:, None]], 1)
+
 
 def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> Prepared:
     """Compute once what every frame of this portrait needs.
 
-    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's pixels, z in the same unit.
+    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's px, z in px too.
     """
     assert image.ndim == 3
     assert image.shape[0] == image.shape[1]
@@ -71,6 +80,7 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
             prepare_eye(points, topology.RIGHT_EYE, topology.RIGHT_IRIS),
             prepare_eye(points, topology.LEFT_EYE, topology.LEFT_IRIS),
         ),
+        mouth=prepare_mouth(image, points),
     )
 
 
@@ -91,7 +101,8 @@ class Renderer:
         vertices = self._vertices(points, pose)
         shift = self._source[:, :2] - vertices[:, :2]
         rasterise(
-            vertices[:, :2], vertices[:, 2], shift, p.triangles, p.behind, self._left, self._top, self._map_x, self._map_y, self._nearest
+            vertices[:, :2], vertices[:, 2], shift, p.triangles, p.behind,
+            self._left, self._top, self._map_x, self._map_y, self._nearest,
         )
         height, width = self._map_x.shape
         frame = p.image.copy()
@@ -100,6 +111,9 @@ class Renderer:
         corner = (self._left, self._top)
         for eye in p.eyes:
             draw_eye(window, corner, p.image, eye, points, flat_motion(pose, p.points[list(eye.opening[0] + eye.opening[1])]))
+        draw_mouth(
+            window, corner, p.image, p.mouth, points, pose(p.points), flat_motion(pose, p.points[_INNER_LIPS]), pose.place
+        )
         return frame
 
     def _vertices(self, points: np.ndarray, pose: Pose) -> np.ndarray:

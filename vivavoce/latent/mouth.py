@@ -1,0 +1,283 @@
+"""The inside of the mouth, drawn behind the inner lips: cavity, tongue, teeth.
+
+Upper teeth hang on the skull, lower teeth and tongue on the jaw; the lips uncover them. Sizes are in millimetres of an average adult,
+brought to the picture by the distance of the outer eye corners. Colours come from the portrait's own lips, skin and eyes, edges
+are as soft as the portrait. Where the portrait shows the inside of its mouth, that is used, each half on its bone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+from numba import njit
+
+from vivavoce.latent.aperture import COLUMNS, Aperture, trace
+from vivavoce.latent.raster import at_column, blend, ramp
+from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, JAW_POINTS, LEFT_EYE, RIGHT_EYE
+
+_EYES_MM = 90.0  # outer eye corner to outer eye corner
+_WIDTHS_MM = (8.6, 6.5, 7.7, 7.0, 6.8, 10.0, 10.0)  # upper teeth from the middle outwards, along the arch
+_LOWER_WIDTHS_MM = (5.4, 5.9, 6.8, 7.0, 7.1, 11.0, 10.5)
+_ARCH_MM = (27.0, 34.0)  # half width and depth of the upper arch
+_LOWER_ARCH_MM = (24.0, 31.0)
+_OPEN_MM = 1.8  # lips further apart than this show the inside of the portrait's mouth
+_CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
+_LIPS = (12, 15, 38, 268, 86, 316, 72, 302, 85, 315)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """A row of teeth: points (n, 3) px along its biting edge in the source, shade (n,) 0..1 of its light."""
+
+    points: Float64[np.ndarray, "n 3"]
+    shade: Float64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthSource:
+    """The portrait's mouth.
+
+    lips: its inner lips; shown: whether it shows its inside; split: height (px over the line of the corners) at which what is
+    shown belongs to the jaw; mm: px per millimetre; soft: width of an edge, px;
+    colours (5, 3): teeth, gums, tongue, cavity at the lips, cavity at the back.
+    """
+
+    lips: Aperture
+    shown: bool
+    split: float
+    mm: float
+    soft: float
+    upper: Arch
+    lower: Arch
+    colours: Float64[np.ndarray, "5 3"]
+
+
+def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> MouthSource:
+    """Measure the portrait's mouth. landmarks are in px."""
+    lips = trace(landmarks[:, :2], INNER_LIPS)
+    points = landmarks.astype(np.float64)
+    mm = float(np.linalg.norm(points[33] - points[263])) / _EYES_MM
+    across = points[263] - points[33]
+    across /= np.linalg.norm(across)
+    down = points[CHIN] - points[FOREHEAD_TOP]
+    down -= across * (down @ across)
+    down /= np.linalg.norm(down)
+    axes = mm * np.stack([across, down, np.cross(across, down)])
+    shown = lips.height > _OPEN_MM * mm
+    top, bottom = points[13], points[14]
+    line = (top + bottom) / 2
+    # Open lips: the upper one is a little above the line where they met, and that is where the teeth end.
+    edge = top + min(lips.height / mm * 0.35, 2.5) * axes[1] if shown else line
+    return MouthSource(
+        lips=lips,
+        shown=shown,
+        split=_split(image, lips) if shown else 0.0,
+        mm=mm,
+        soft=1.6 * softness(image, landmarks),
+        upper=_arch(edge + axes.T @ (0.0, 1.2, 5.0), axes, _WIDTHS_MM, _ARCH_MM, -1.0),
+        lower=_arch((bottom if shown else line) + axes.T @ (0.0, -0.4, 7.0), axes, _LOWER_WIDTHS_MM, _LOWER_ARCH_MM, 0.5),
+        colours=_colours(image, landmarks),
+    )
+
+
+def draw_mouth(
+    picture: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], source: UInt8[np.ndarray, "s s 3"], mouth: MouthSource,
+    target: Float32[np.ndarray, "478 3"], moved: Float64[np.ndarray, "478 3"],
+    motion: Float64[np.ndarray, "2 3"], place: Float64[np.ndarray, "3 4"],
+) -> None:
+    """Put the inside of the mouth behind the target's lips.
+
+    picture is a window of the frame with its top left pixel at `corner` (x, y), changed in place. target: the frame's
+    landmarks; moved: the portrait's after the head's motion alone. That motion is `place` in space, (matrix | offset),
+    and `motion` in the picture plane at the mouth.
+    """
+    lips = trace(target[:, :2], INNER_LIPS)
+    scale = float(np.sqrt(abs(np.linalg.det(motion[:, :2]))))
+    upper, lower = lips.upper, lips.lower
+    if not mouth.shown:
+        # Lips that touch still leave the tracker's gap between them: open by what exceeds it.
+        gap = scale * (mouth.lips.lower - mouth.lips.upper) / 2
+        upper, lower = upper + gap, lower - gap
+    if (lower - upper).max() < 0.3:
+        return
+    x0, y0, x1, y1 = lips.box(2, corner, picture.shape)
+    if x1 <= x0 or y1 <= y0:
+        return
+    jaw = 0.95 * (target[list(JAW_POINTS)] - moved[list(JAW_POINTS)])[:, :2].mean(0)
+    bite, shade = _row(mouth.upper, place, np.zeros(2), lips, -1e3)
+    low_bite, low_shade = _row(mouth.lower, place, jaw, lips, 1e3)
+    change = np.abs(lips.height - scale * mouth.lips.height) + float(np.linalg.norm(jaw))
+    shape = (y1 - y0, x1 - x0)
+    map_x, map_y, alpha, taken = (np.empty(shape, np.float32) for _ in range(4))
+    layer = np.empty((*shape, 3), np.uint8)
+    _paint(
+        (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.mm * scale, mouth.soft, layer, alpha
+    )
+    if mouth.shown:
+        skull = cv2.invertAffineTransform(motion)
+        with_jaw = motion.copy()
+        with_jaw[:, 2] += jaw
+        _own_inside(
+            (x0, y0), mouth.lips.frame, mouth.lips.upper, mouth.lips.lower, mouth.split, skull, cv2.invertAffineTransform(with_jaw),
+            mouth.soft * (1.0 - 1.6 * min(change / (3 * mouth.mm), 1.0)), mouth.soft, map_x, map_y, taken,
+        )
+        own = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        blend(layer, own, taken)
+    blend(picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]], layer, alpha)
+
+
+def softness(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> float:
+    """How soft the portrait's face is: about the standard deviation (px) of the blur that its finest detail has seen."""
+    low, high = landmarks[:, :2].min(0).clip(0), landmarks[:, :2].max(0)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[int(low[1]) : int(high[1]) + 1, int(low[0]) : int(high[0]) + 1].astype(np.float32)
+    half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ratio = float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(cv2.Laplacian(half, cv2.CV_32F).std(), 1e-3))
+    return float(np.clip(0.55 / max(ratio, 1e-3), 0.6, 2.5))
+
+
+def _arch(
+    middle: np.ndarray, axes: np.ndarray, widths_mm: tuple[float, ...], half_mm: tuple[float, float], rise_mm: float
+) -> Arch:
+    """A row of teeth about its middle (px); axes (3, 3): a millimetre to the left, down and back, in px. Its corners lie rise_mm
+    lower (negative: higher) than its middle."""
+    angle = np.linspace(-1.45, 1.45, 241)
+    flat = np.stack([half_mm[0] * np.sin(angle), half_mm[1] * (1 - np.cos(angle))], 1)
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(flat, axis=0), axis=1))])
+    along -= along[120]
+    ends = np.concatenate([[0], np.cumsum(widths_mm)])
+    tooth = np.clip(np.searchsorted(ends, np.abs(along), side="right") - 1, 0, len(widths_mm) - 1)
+    part = (np.abs(along) - ends[tooth]) / np.array(widths_mm)[tooth]
+    from_gap = np.minimum(part, 1 - part) * np.array(widths_mm)[tooth]
+    # Corners of the biting edge are rounded, side teeth a little shorter and in less light, gaps faint.
+    sign = -1.0 if rise_mm < 0 else 1.0
+    short = sign * (0.7 * np.exp(-from_gap / 0.7) + np.array([0.0, 0.6, 0.1, 0.6, 0.8, 1.0, 1.0])[tooth])
+    height = short + rise_mm * (np.abs(along) / 30) ** 2
+    light = (1 - 0.2 * np.exp(-from_gap / 0.45)) * (1 - 0.06 * (2 * part - 1) ** 2) * np.array([1, 0.97, 0.92, 0.84, 0.72, 0.6, 0.5])[tooth]
+    local = np.stack([flat[:, 0], height, flat[:, 1]], 1)
+    return Arch(points=middle + local @ axes, shade=light)
+
+
+def _row(arch: Arch, place: np.ndarray, jaw: np.ndarray, lips: Aperture, nowhere: float) -> tuple[np.ndarray, np.ndarray]:
+    """Height of a row's biting edge and its shade over the columns of the lips; `nowhere` where the row does not reach."""
+    at = (arch.points @ place[:, :3].T + place[:, 3])[:, :2] + jaw - lips.start
+    axis = lips.axis
+    u = at @ axis / max(lips.length, 1e-3)
+    v = at @ np.array([-axis[1], axis[0]])
+    columns = np.linspace(0, 1, COLUMNS)
+    outward = slice(int(np.argmin(u)), int(np.argmax(u)) + 1)
+    u, v, shade = np.maximum.accumulate(u[outward]), v[outward], arch.shade[outward]
+    inside = (columns >= u[0]) & (columns <= u[-1])
+    return np.where(inside, np.interp(columns, u, v), nowhere), np.where(inside, np.interp(columns, u, shade), 0.0)
+
+
+def _split(image: np.ndarray, lips: Aperture) -> float:
+    """Height over the line of the corners below which the shown inside belongs to the jaw: the darkest row between the rows of
+    teeth; the lower lip where there is no dark row (closed teeth)."""
+    top, bottom = float(lips.upper[COLUMNS // 2]), float(lips.lower[COLUMNS // 2])
+    rows = np.linspace(top + 0.15 * (bottom - top), bottom - 0.1 * (bottom - top), 25)
+    across = np.linspace(0.35, 0.65, 13)
+    ax = lips.axis
+    spot = lips.start + across[None, :, None] * (lips.end - lips.start) + rows[:, None, None] * np.array([-ax[1], ax[0]])
+    value = cv2.remap(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), spot.astype(np.float32), None, cv2.INTER_LINEAR).mean(1)
+    darkest = int(value[3:].argmin()) + 3
+    if value[darkest] > 0.7 * value[:darkest].max() or darkest == len(rows) - 1:
+        return bottom + 0.2 * (bottom - top)
+    return float(rows[darkest])
+
+
+def _colours(image: np.ndarray, landmarks: np.ndarray) -> Float64[np.ndarray, "5 3"]:
+    smooth = cv2.GaussianBlur(image, (0, 0), max(1.0, image.shape[0] / 256))
+
+    def colour(points: tuple[int, ...]) -> np.ndarray:
+        at = landmarks[list(points), :2].round().astype(int).clip(0, image.shape[0] - 1)
+        return np.median(smooth[at[:, 1], at[:, 0]].astype(np.float64), 0)
+
+    skin, lip = colour(_CHEEKS), colour(_LIPS)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    for upper, lower in (RIGHT_EYE, LEFT_EYE):
+        ring = [*upper, *lower[-2:0:-1]]
+        cv2.fillPoly(mask, [landmarks[ring, :2].round().astype(np.int32)], 1)
+    eye = image[mask > 0].astype(np.float64).mean(-1)
+    white = float(np.percentile(eye, 88)) if len(eye) else float(skin.mean())
+    light = float(np.clip(max(0.9 * white, 0.85 * skin.mean()), 30, 205))
+    vivid = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1.0) / 0.25, 0, 1))
+    warm = np.array([1.05, 0.98, 0.88])
+    tint = 0.7 * warm + 0.3 * skin / max(float(skin.mean()), 1.0)
+    teeth = light * (1 + vivid * (tint / tint.mean() - 1))
+    flesh = 0.55 * lip + 0.45 * skin * (1 - vivid * np.array([0.1, 0.4, 0.38]))
+    return np.stack(
+        [teeth, 0.75 * flesh, 0.72 * flesh, 0.34 * flesh * (1 - vivid * np.array([0, 0.25, 0.25])), 0.07 * flesh]
+    ).clip(0, 255)
+
+
+@njit(cache=True)
+def _paint(
+    origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, bite: np.ndarray, shade: np.ndarray,
+    low_bite: np.ndarray, low_shade: np.ndarray, colours: np.ndarray, mm: float, soft: float, layer: np.ndarray, alpha: np.ndarray,
+) -> None:
+    """Paint cavity, tongue, lower and upper teeth over each other; alpha is the opening's soft mask."""
+    tallest = 0.0
+    for i in range(upper.size):
+        tallest = max(tallest, lower[i] - upper[i])
+    light = 0.45 + 0.55 * ramp(tallest / (9 * mm))
+    for row in range(alpha.shape[0]):
+        for column in range(alpha.shape[1]):
+            dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = -dx * frame[3] + dy * frame[2]
+            top, bottom = at_column(upper, u), at_column(lower, u)
+            a = ramp((v - top) / soft + 0.5) * ramp((bottom - v) / soft + 0.5) * ramp((bottom - top) / (1.2 * soft))
+            if u < 0 or u > 1:
+                a = 0.0
+            alpha[row, column] = a
+            if a <= 0:
+                continue
+            side = min(u, 1 - u) * frame[4] / mm  # mm from the nearer corner
+            corner = 0.3 + 0.7 * ramp(side / 11)
+            under_lip = 0.4 + 0.6 * ramp((v - top) / (4.5 * mm))
+            over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
+            back = ramp(min(v - top, 1.6 * (bottom - v)) / (3.5 * mm) + 0.25)
+            low = at_column(low_bite, u)
+            tongue_top = low - 1.0 * mm + 5.0 * mm * (2 * u - 1) ** 2
+            tongue = ramp((v - tongue_top) / (3.5 * mm) + 0.5) * (0.35 + 0.5 * ramp((v - tongue_top) / (7 * mm)))
+            lower_teeth = ramp((v - low) / soft + 0.5)
+            upper_teeth = ramp((at_column(bite, u) - v) / soft + 0.5)
+            gum = ramp((at_column(bite, u) - 10 * mm - v) / (1.5 * mm) + 0.5)
+            low_gum = ramp((v - low - 7.5 * mm) / (1.5 * mm) + 0.5)
+            bright = at_column(shade, u) * under_lip * corner * light
+            low_bright = 0.72 * at_column(low_shade, u) * over_lip * corner * light * (0.5 + 0.5 * ramp((v - top) / (8 * mm)))
+            for c in range(3):
+                value = colours[3, c] + back * (colours[4, c] - colours[3, c])
+                value += tongue * (colours[2, c] * light * corner - value)
+                value += lower_teeth * ((colours[0, c] + low_gum * (colours[1, c] - colours[0, c])) * low_bright - value)
+                value += upper_teeth * ((colours[0, c] + gum * (colours[1, c] - colours[0, c])) * bright - value)
+                layer[row, column, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
+
+
+@njit(cache=True)
+def _own_inside(
+    origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, split: float, skull: np.ndarray, jaw: np.ndarray,
+    widen: float, soft: float, map_x: np.ndarray, map_y: np.ndarray, taken: np.ndarray,
+) -> None:
+    """Where each pixel finds the portrait's own inside of the mouth, on the skull above the split and on the jaw below it, and
+    how far that is to be taken (0 outside the portrait's lips). widen px are allowed beyond them."""
+    for row in range(taken.shape[0]):
+        for column in range(taken.shape[1]):
+            x, y = origin[0] + column, origin[1] + row
+            best = -1.0
+            for bone in range(2):
+                m = skull if bone == 0 else jaw
+                qx, qy = m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]
+                dx, dy = qx - frame[0], qy - frame[1]
+                u = (dx * frame[2] + dy * frame[3]) / frame[4]
+                v = -dx * frame[3] + dy * frame[2]
+                share = ramp((v - at_column(upper, u) + widen) / soft + 0.5) * ramp((at_column(lower, u) - v + widen) / soft + 0.5)
+                own_side = split - v if bone == 0 else v - split
+                share *= ramp((own_side + max(widen, 0.0)) / soft + 0.5)
+                if share > best:
+                    best = share
+                    map_x[row, column], map_y[row, column] = qx, qy
+            taken[row, column] = best
