@@ -1,0 +1,149 @@
+"""Speech features to motion: windows of flow matching with a clean prefix, one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vivavoce.flow.guide import guided, pinned, with_prefix
+from vivavoce.flow.solve import euler, integrate
+from vivavoce.latent.motion import Layout
+from vivavoce.nets.levels import LevelsConfig
+from vivavoce.nets.motion import MotionTransformer
+
+
+@dataclass(frozen=True)
+class GeneratorState:
+    """What the generation for one listener remembers.
+
+    ``features``: from ``history`` before the prefix's first frame on. ``prefix``: the latest motion, normalised. ``done``: motion
+    frames generated so far.
+    """
+
+    features: Float[Tensor, "1 s w"]
+    prefix: Float[Tensor, "1 p d"]
+    done: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Window k makes frames [k * hop, (k + 1) * hop) and sees up to ``prefix`` frames before them, clean (flow time 1).
+
+    ``steps``: Euler steps; each is one network evaluation, two when guided. ``guidance``: scale of the speech condition.
+    ``temperature``: standard deviation of the noise by motion field.
+    """
+
+    hop: int = 10
+    prefix: int = 30
+    steps: int = 4
+    guidance: float = 1.5
+    temperature: Mapping[str, float]
+
+
+class MotionGenerator:
+    """A trained velocity network with its statistics and windows. Holds constants only; may be shared by any number of listeners.
+
+    The noise of frame i is a function of (seed, i) and windows sit at absolute places, so the motion does not depend on how
+    the speech was cut.
+    """
+
+    def __init__(
+        self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *, mean: Float[Tensor, "d"], std: Float[Tensor, "d"],  # noqa: F821
+        style: Float[Tensor, "k"], silence: Float[Tensor, "w"],  # noqa: F821
+    ):
+        """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence."""
+        self.net, self.layout, self.windows = net.eval(), layout, windows
+        self.mean, self.std, self.style, self.silence = mean, std, style, silence
+        self.noise_scale = layout.spread(windows.temperature)
+
+    def start(self) -> GeneratorState:
+        """Before the first feature there was silence."""
+        history = self.net.config.levels.history
+        return GeneratorState(self.silence.expand(1, history, -1).clone(), self.mean.new_zeros(1, 0, self.layout.width))
+
+    @torch.inference_mode()
+    def step(
+        self, features: Float[Tensor, "1 s w"], state: GeneratorState, *, seed: int, last: bool = False,
+        steps: int | None = None, guidance: float | None = None,
+    ) -> tuple[Float[Tensor, "1 t d"], GeneratorState]:
+        """Packed motion that the features so far determine, and the new state.
+
+        With ``last`` silence follows, until there is a motion frame for every ``stride`` features.
+        """
+        levels, hop = self.net.config.levels, self.windows.hop
+        heard = torch.cat([state.features, features], 1)
+        total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
+        if last:
+            heard = torch.cat([heard, self.silence.expand(1, (hop + 1) * levels.stride + levels.lookahead, -1)], 1)
+        made = [state.prefix[:, :0]]
+        while made_frames(made) < total:
+            span = levels.stride * (state.prefix.shape[1] + hop - 1) + 1 + levels.history + levels.lookahead
+            if heard.shape[1] < span:
+                break
+            window = self._window(heard[:, :span], state, seed, steps or self.windows.steps, guidance)
+            made.append(window)
+            known = torch.cat([state.prefix, window], 1)
+            dropped = max(0, known.shape[1] - self.windows.prefix)
+            heard = heard[:, dropped * levels.stride :]
+            state = GeneratorState(heard, known[:, dropped:], state.done + hop)
+        motion = torch.cat(made, 1)
+        if last:
+            motion = motion[:, : max(total, 0)]
+        return motion * self.std + self.mean, GeneratorState(heard.clone(), state.prefix, state.done)
+
+    def _window(self, speech: Tensor, state: GeneratorState, seed: int, steps: int, guidance: float | None) -> Tensor:
+        hop, known = self.windows.hop, state.prefix.shape[1]
+        yes = torch.ones(1, dtype=torch.bool)
+        condition = self.net.listen(speech, self.style[None], known + hop, has_speech=yes, has_style=yes)
+        fresh = frame_noise(seed, range(state.done, state.done + hop), self.layout.width) * self.noise_scale
+        start = with_prefix(torch.cat([state.prefix, fresh[None]], 1), state.prefix)
+        scale = self.windows.guidance if guidance is None else guidance
+        field = pinned(guided(self.net, {"speech": scale}), state.prefix)
+        times = [i / steps for i in range(steps + 1)]
+        return integrate(field, start, condition, times=times, step=euler)[:, known:]
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Weights, statistics and configuration in one safetensors file."""
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {"mean": self.mean, "std": self.std, "style": self.style, "silence": self.silence}
+        config = {"net": asdict(self.net.config), "layout": dict(self.layout.widths), "windows": asdict(self.windows)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, {**metadata, "config": json.dumps(config)})
+
+    @classmethod
+    def load(cls, path: Path) -> MotionGenerator:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            config = json.loads((file.metadata() or {})["config"])
+        net = MotionTransformer(net_config(config["net"]))
+        net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        return cls(
+            net, Layout(config["layout"]), WindowConfig(**config["windows"]),
+            mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
+        )
+
+
+def net_config(values: Mapping) -> MotionTransformer.Config:
+    levels = dict(values["levels"])
+    levels["kernels"] = tuple(levels["kernels"])
+    return MotionTransformer.Config(**{**values, "levels": LevelsConfig(**levels)})
+
+
+def made_frames(parts: list[Tensor]) -> int:
+    return sum(p.shape[1] for p in parts)
+
+
+def frame_noise(seed: int, frames: range, width: int) -> Float[Tensor, "t d"]:
+    """Standard normal noise; row i is a function of (seed, frames[i]) alone."""
+    rows = []
+    for frame in frames:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + frame) % (2**63))
+        rows.append(torch.randn(width, generator=generator))
+    return torch.stack(rows)

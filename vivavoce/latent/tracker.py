@@ -1,0 +1,151 @@
+"""MediaPipe face detection and Face Mesh: pictures and videos to landmarks.
+
+The models are inside mediapipe's wheel (Apache-2.0), so nothing is downloaded. Landmarks are float32 ``(478, 3)`` in pixels of the
+picture given, z in the same units (see `mesh.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vivavoce.latent.mesh import LANDMARKS, SKIN
+from vivavoce.latent.quiet import quiet_native_stderr
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+DETECTOR_SIDE = 1280  # px: larger pictures are searched downscaled, and again in overlapping tiles
+MESH_SIDE = 512  # px: Face Mesh itself looks at 192 px, so a larger crop only costs time
+
+
+class FaceTracker:
+    """Face Mesh over the frames of one video; keeps the tracked region from frame to frame. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._mesh = _face_mesh(static=False)
+
+    def __enter__(self) -> FaceTracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._mesh.close()
+
+    def __call__(self, image: Image) -> Float[np.ndarray, "478 3"] | None:
+        """Landmarks of the most prominent face, or None where there is none."""
+        return _run_mesh(self._mesh, image)
+
+
+def find_faces(image: Image) -> list[Float[np.ndarray, "478 3"]]:
+    """Landmarks of every face in a picture, the largest first.
+
+    Boxes come from both BlazeFace detectors on the whole picture and on overlapping tiles of a large one (a face that is a
+    twentieth of the picture is too small for the detector otherwise); each box is then meshed on its own crop.
+    """
+    height, width = image.shape[:2]
+    faces: list[np.ndarray] = []
+    with quiet_native_stderr():
+        mesh = _face_mesh(static=True)
+    try:
+        for box in _face_boxes(image):
+            centre, side = (box[:2] + box[2:]) / 2, 1.0 * float((box[2:] - box[:2]).max())
+            if any(np.abs(centre - _centre(f)).max() < 0.35 * _extent(f) for f in faces):
+                continue
+            crop, origin, scale = square_crop(image, centre, 2 * side, MESH_SIDE)
+            found = _run_mesh(mesh, crop)
+            if found is None:
+                continue
+            found = (found / scale + np.array([*origin, 0.0])).astype(np.float32)
+            inside = ((found[:SKIN, :2] > -0.1 * side) & (found[:SKIN, :2] < np.array([width, height]) + 0.1 * side)).all(1).mean()
+            if inside > 0.9 and not any(np.abs(_centre(found) - _centre(f)).max() < 0.35 * _extent(f) for f in faces):
+                faces.append(found)
+    finally:
+        mesh.close()
+    return sorted(faces, key=_extent, reverse=True)
+
+
+def square_crop(
+    image: Image, centre: Float[np.ndarray, "2"], side: float, resolution: int
+) -> tuple[Image, Float[np.ndarray, "2"], float]:  # noqa: F821
+    """Square of ``side`` px round ``centre`` resampled to ``resolution`` px: (crop, origin px, scale); outside, edges repeat."""
+    scale = resolution / side
+    origin = np.asarray(centre, float) - side / 2
+    matrix = np.array([[scale, 0, -origin[0] * scale + (scale - 1) / 2], [0, scale, -origin[1] * scale + (scale - 1) / 2]])
+    if scale < 0.5:  # area average first: the affine sampler alone would alias
+        shrink = 2 * scale
+        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        matrix[:, :2] /= shrink
+    crop = cv2.warpAffine(image, matrix, (resolution, resolution), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return crop, origin, scale
+
+
+def _face_mesh(*, static: bool):  # noqa: ANN202 - mediapipe ships no types
+    import mediapipe
+
+    with quiet_native_stderr():
+        return mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=static, refine_landmarks=True, max_num_faces=1)
+
+
+def _run_mesh(mesh, image: Image) -> np.ndarray | None:  # noqa: ANN001
+    height, width = image.shape[:2]
+    with quiet_native_stderr():
+        hits = mesh.process(image).multi_face_landmarks
+    if not hits:
+        return None
+    points = np.array([(p.x, p.y, p.z) for p in hits[0].landmark], np.float32) * np.array([width, height, width], np.float32)
+    assert points.shape == (LANDMARKS, 3)
+    return points
+
+
+def _face_boxes(image: Image) -> list[np.ndarray]:
+    """Candidate boxes (x0, y0, x1, y1) px, the most confident first."""
+    import mediapipe
+
+    found: list[tuple[float, np.ndarray]] = []
+    for model in (0, 1):
+        with quiet_native_stderr():
+            detector = mediapipe.solutions.face_detection.FaceDetection(model_selection=model, min_detection_confidence=0.4)
+        try:
+            for tile, origin, scale in _tiles(image):
+                with quiet_native_stderr():
+                    hits = detector.process(tile).detections or []
+                size = np.array([tile.shape[1], tile.shape[0]])
+                for hit in hits:
+                    box = hit.location_data.relative_bounding_box
+                    low = np.array([box.xmin, box.ymin]) * size
+                    high = low + np.array([box.width, box.height]) * size
+                    found.append((float(hit.score[0]), np.concatenate([low, high]) / scale + np.tile(origin, 2)))
+        finally:
+            detector.close()
+    return [box for _, box in sorted(found, key=lambda item: -item[0])]
+
+
+def _tiles(image: Image) -> Iterator[tuple[Image, np.ndarray, float]]:
+    height, width = image.shape[:2]
+    scale = min(1.0, DETECTOR_SIDE / max(height, width))
+    # A face that fills the frame is missed by the detectors; a margin makes it look smaller.
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    yield small, np.zeros(2), scale
+    margin = int(0.25 * max(small.shape[:2]))
+    padded = cv2.copyMakeBorder(small, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+    yield padded, np.full(2, -margin / scale), scale
+    side = max(height, width) // 2
+    if side < 400:
+        return
+    for y in np.unique(np.linspace(0, max(height - side, 0), 3).astype(int)):
+        for x in np.unique(np.linspace(0, max(width - side, 0), 3).astype(int)):
+            part = image[y : y + side, x : x + side]
+            shrink = min(1.0, 640 / max(part.shape[:2]))
+            yield (cv2.resize(part, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1
+                   else np.ascontiguousarray(part)), np.array([x, y], float), shrink
+
+
+def _centre(points: np.ndarray) -> np.ndarray:
+    return (points[:SKIN, :2].min(0) + points[:SKIN, :2].max(0)) / 2
+
+
+def _extent(points: np.ndarray) -> float:
+    return float((points[:SKIN, :2].max(0) - points[:SKIN, :2].min(0)).max())

@@ -1,0 +1,223 @@
+"""Recordings to training examples: tracked motion and speech features, cached per clip, resumable."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import signal
+
+from vivavoce.latent.mesh import LANDMARKS, FaceModel, eye_opening, face_height
+from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
+from vivavoce.latent.retarget import motion_of, rest_of_clip
+from vivavoce.latent.tracker import FaceTracker
+from vivavoce.media.audio import Resampler, read_audio
+from vivavoce.media.video import read_frames
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
+from vivavoce.speech.streams import SpeechStreams
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A row of MANIFEST.csv."""
+
+    path: Path
+    split: str
+    person: str
+    talks: bool  # its sound is its own and synchronous
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A stretch of one clip without cuts: packed motion and, where it talks, the whole clip's speech features.
+
+    ``first``: the speech feature at the stretch's first frame. ``motion`` has blinks taken out (`latent.blink` makes them).
+    ``style``: see `style_of`.
+    """
+
+    person: str
+    clip: str
+    motion: Float[torch.Tensor, "t d"]
+    speech: Float[torch.Tensor, "s w"] | None
+    first: int
+    style: Float[torch.Tensor, "3"]
+
+
+def read_manifest(data: Path, split: str) -> list[Clip]:
+    """Clips of one split. ValueError where the folder has no manifest or the split no clips."""
+    manifest = data / "MANIFEST.csv"
+    if not manifest.is_file():
+        raise ValueError(f"{data} has no MANIFEST.csv: give the folder of the recordings")
+    with manifest.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    if not rows:
+        raise ValueError(f"{manifest} lists no clip of the split {split!r}")
+    return [Clip(path=data / r["file"], split=split, person=r["speaker"], talks=r["kind"] == "talk") for r in rows]
+
+
+def track_clips(clips: Sequence[Clip], cache: Path, progress: Progress) -> dict[str, Float[np.ndarray, "t 478 3"]]:
+    """Landmarks in pixels per clip at 25 Hz, NaN where no face was found; one file per clip in ``cache``."""
+    cache.mkdir(parents=True, exist_ok=True)
+    tracks = {}
+    for i, clip in enumerate(clips):
+        progress("tracking", i, len(clips))
+        file = cache / f"{clip.split}__{clip.name}.npy"
+        if not file.exists():
+            with FaceTracker() as tracker:
+                found = [tracker(frame) for frame in read_frames(clip.path, MOTION_RATE_HZ)]
+            missing = np.full((LANDMARKS, 3), np.nan, np.float32)
+            partial = file.with_suffix(".part.npy")
+            np.save(partial, np.stack([missing if f is None else f for f in found]))
+            partial.rename(file)
+        tracks[clip.name] = np.load(file)
+    progress("tracking", len(clips), len(clips))
+    return tracks
+
+
+def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> list[slice]:
+    """Longest runs of frames without a lost face, a cut or a wild pose (nose jumps over 0.15 face heights, turned over 35 degrees)."""
+    found = ~np.isnan(points[:, 0, 0])
+    height = np.nanmedian(face_height(points))
+    jump = np.linalg.norm(np.diff(points[:, 1, :2], axis=0), axis=-1) / height
+    cheeks = np.abs(points[:, 454, 0] - points[:, 234, 0])
+    aside = np.abs(points[:, 1, 0] - (points[:, 234, 0] + points[:, 454, 0]) / 2) / cheeks
+    good = found & (aside < 0.4)
+    starts = [0, *(np.flatnonzero(~(jump < 0.15)) + 1), len(points)]
+    runs = []
+    for a, b in zip(starts[:-1], starts[1:], strict=True):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], good[a:b].astype(int), [0]])))
+        runs += [slice(a + s, a + e) for s, e in edges.reshape(-1, 2) if e - s >= shortest]
+    return runs
+
+
+def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t k"]:  # noqa: F821
+    """Lid coefficients interpolated across blinks, so that what is left is squint, gaze following and emphasis."""
+    shut = blinking(opening)
+    wide = np.convolve(shut, np.ones(7), "same") > 0
+    if wide.mean() > 0.6:
+        return eyelids
+    index = np.arange(len(eyelids))
+    return np.stack([np.interp(index, index[~wide], column[~wide]) for column in eyelids.T], 1)
+
+
+def blinking(opening: Float[np.ndarray, "t"]) -> np.ndarray:  # noqa: F821
+    """Frames whose lid opening is under two thirds of its local upper quartile (1.5 s to each side)."""
+    reach = int(1.5 * MOTION_RATE_HZ)
+    padded = np.pad(opening, reach, mode="edge")
+    local = np.array([np.percentile(padded[i : i + 2 * reach + 1], 75) for i in range(len(opening))])
+    return opening < 0.66 * local
+
+
+def style_of(motion: Float[np.ndarray, "t d"], layout: Layout) -> Float[torch.Tensor, "3"]:
+    """How strongly a stretch moves: log standard deviation of lips and jaw, cheeks and brows, and head rotation."""
+    fields = layout.unpack(torch.as_tensor(motion, dtype=torch.float32))
+    return torch.stack([torch.log(v.std(0).mean() + 1e-3) for v in (fields.lips_jaw, fields.cheeks_brows, fields.rotation)])
+
+
+def mirrored(points: Float[np.ndarray, "t n 3"], width: float, pairs: np.ndarray) -> Float[np.ndarray, "t n 3"]:
+    """The landmarks of the left-right mirrored recording."""
+    flipped = points[:, pairs].copy()
+    flipped[..., 0] = width - flipped[..., 0]
+    return flipped
+
+
+def mirror_pairs(model: FaceModel) -> np.ndarray:
+    """For every landmark the index of its mirror image, from the mean face."""
+    flipped = model.mean * np.array([-1.0, 1.0, 1.0])
+    axis = model.mean[[10, 152, 1, 2], 0].mean()
+    flipped[:, 0] += 2 * axis
+    return np.linalg.norm(flipped[:, None] - model.mean[None], axis=-1).argmin(1)
+
+
+def load_speech(path: Path) -> Float[torch.Tensor, "s"]:  # noqa: F821
+    """The sound of a clip, one channel at the speech encoders' rate."""
+    parts = []
+    resampler = None
+    for block in read_audio(path):
+        resampler = resampler or Resampler(block.rate, SAMPLE_RATE_HZ)
+        parts.append(resampler.push(block).samples[0])
+    if resampler is None:
+        raise ValueError(f"{path} has no sound")
+    return torch.cat([*parts, resampler.finish().samples[0]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """One random way to change a recording. ``tempo``: playing speed (pitch goes with it, motion too)."""
+
+    tempo: float
+    mirror: bool
+    tilt_db: float
+    noise_db: float
+    room: float
+    seed: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Augmentation:
+        return cls(
+            tempo=float(rng.choice([0.88, 0.94, 1.0, 1.06, 1.12])), mirror=bool(rng.random() < 0.5), tilt_db=float(rng.uniform(-8, 8)),
+            noise_db=float(rng.uniform(12, 45)), room=float(rng.choice([0.0, 0.0, 0.1, 0.3])), seed=int(rng.integers(2**31)),
+        )
+
+
+PLAIN = Augmentation(tempo=1.0, mirror=False, tilt_db=0.0, noise_db=120.0, room=0.0, seed=0)
+
+
+def augment_sound(samples: Float[torch.Tensor, "s"], how: Augmentation) -> Float[torch.Tensor, "s"]:  # noqa: F821
+    """Tempo with pitch, spectral tilt round 1 kHz, a decaying room tail, and coloured noise at a signal-to-noise ratio."""
+    if how == PLAIN:
+        return samples
+    rng = np.random.default_rng(how.seed)
+    x = samples.numpy().astype(np.float64)
+    if how.tempo != 1.0:
+        x = signal.resample_poly(x, 50, round(50 * how.tempo))
+    spectrum = np.fft.rfft(x)
+    hz = np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE_HZ)
+    octaves = np.log2(np.clip(hz, 60, None) / 1000)
+    bumps = sum(rng.uniform(-4, 4) * np.exp(-((octaves - c) ** 2) / 0.5) for c in rng.uniform(-3, 3, 3))
+    x = np.fft.irfft(spectrum * 10 ** ((how.tilt_db / 3 * octaves + bumps) / 20), len(x))
+    if how.room > 0:
+        tail = rng.standard_normal(int(0.25 * SAMPLE_RATE_HZ)) * np.exp(-np.linspace(0, 6, int(0.25 * SAMPLE_RATE_HZ)))
+        tail *= how.room / np.sqrt((tail**2).sum())
+        tail[0] = 1.0
+        x = signal.fftconvolve(x, tail)[: len(x)]
+    power = np.sqrt((x**2).mean()) + 1e-9
+    noise = signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.95)], rng.standard_normal(len(x)))
+    x = x + noise / noise.std() * power * 10 ** (-how.noise_db / 20)
+    return torch.from_numpy(np.clip(x * 10 ** (rng.uniform(-10, 6) / 20), -1, 1).astype(np.float32))
+
+
+def examples_of(
+    clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, how: Augmentation, pairs: np.ndarray
+) -> list[Example]:
+    """The usable stretches of one clip under one augmentation."""
+    layout = Layout.of(model.widths())
+    encoder = SpeechStreams()
+    speech = features(encoder, augment_sound(load_speech(clip.path), how)).values[0] if clip.talks else None
+    examples = []
+    for run in stretches(points):
+        part = points[run].astype(np.float64)
+        if how.mirror:
+            part = mirrored(part, float(np.nanmax(points[..., 0]) + 1), pairs)
+        motion = motion_of(part, rest_of_clip(part, model), model)
+        calm = torch.from_numpy(without_blinks(motion.eyelids.numpy(), eye_opening(part)).astype(np.float32))
+        packed = layout.pack(replace(motion, eyelids=calm)).numpy()
+        if how.tempo != 1.0:
+            old = np.arange(int(len(packed) / how.tempo)) * how.tempo
+            packed = np.stack([np.interp(old, np.arange(len(packed)), c) for c in packed.T], 1)
+        examples.append(Example(
+            person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=speech,
+            first=round(run.start / MOTION_RATE_HZ / how.tempo * encoder.spec.rate_hz), style=style_of(packed, layout),
+        ))
+    return examples

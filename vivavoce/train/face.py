@@ -1,0 +1,114 @@
+"""Learn the linear face model (`vivavoce/weights/face.safetensors`) from tracked recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from vivavoce.latent.mesh import (
+    EYES, LIPS, NOSE_BASE, OVAL, REGIONS, SKIN, FaceModel, clip_neutral, face_height, rigid_fit,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceConfig:
+    """How many directions the model keeps, and how many frames a person may contribute (so that no one dominates)."""
+
+    identity: int = 40
+    lips_jaw: int = 12
+    cheeks_brows: int = 8
+    eyelids: int = 3
+    frames_per_person: int = 400
+    seed: int = 0
+
+
+def learn_face(clips: Sequence[tuple[str, Float[np.ndarray, "t n 3"]]], config: FaceConfig) -> FaceModel:
+    """Face model from ``(person, landmarks in pixels)`` clips.
+
+    Generalised Procrustes on the rigid landmarks, a neutral face per clip, principal components of the neutral faces (identity) and,
+    per region, of the displacements from them (expression), every person weighing the same.
+    """
+    mean = clips[0][1][0].astype(np.float64)
+    for _ in range(3):
+        mean = _centred(mean)
+        neutrals = [clip_neutral(rigid_fit(mean, points).remove(points.astype(np.float64)), None) for _, points in clips]
+        mean = np.mean(list(_by_person([p for p, _ in clips], neutrals).values()), axis=0)
+    mean = _symmetric_upright(_centred(mean))
+    people = [person for person, _ in clips]
+    neutrals, moves = [], []
+    for _, points in clips:
+        rough = rigid_fit(mean, points).remove(points.astype(np.float64))
+        neutral = clip_neutral(rough, None)
+        neutral = rigid_fit(mean, neutral[None]).remove(neutral[None])[0]
+        aligned = rigid_fit(neutral, points).remove(points.astype(np.float64))
+        neutral = clip_neutral(aligned, None)
+        neutrals.append(neutral)
+        moves.append(aligned - neutral)
+    everywhere = np.ones(len(mean))
+    identity = _components(np.stack(list(_by_person(people, neutrals).values())) - mean, everywhere, everywhere, config.identity)
+    mask, importance = region_masks(mean)
+    balanced = _balanced(people, moves, config)
+    counts = {"lips_jaw": config.lips_jaw, "cheeks_brows": config.cheeks_brows, "eyelids": config.eyelids}
+    expression = {r: _components(balanced, mask[r], importance, counts[r]) for r in REGIONS}
+    return FaceModel(mean, identity, expression, mask, importance)
+
+
+def region_masks(mean: Float[np.ndarray, "n 3"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Soft masks that share the skin out among the regions, and the importance of each vertex.
+
+    Lips count most, the outline of the face (which slides over the skin when the head turns) least; irises move by gaze alone.
+    """
+    lids = np.concatenate([eye.ring for eye in EYES])
+    near = np.linalg.norm(mean[:, None, :2] - mean[None, lids, :2], axis=-1).min(1)
+    eyelids = np.exp(-((near / 0.05) ** 2))
+    low = 1.0 / (1.0 + np.exp(-(mean[:, 1] - mean[NOSE_BASE, 1] - 0.03) / 0.025))
+    masks = {"lips_jaw": low * (1 - eyelids), "cheeks_brows": (1 - low) * (1 - eyelids), "eyelids": eyelids}
+    for mask in masks.values():
+        mask[SKIN:] = 0.0
+    importance = np.ones(len(mean))
+    importance[LIPS] = 3.0
+    importance[OVAL] = 0.3
+    return masks, importance
+
+
+def _components(
+    samples: Float[np.ndarray, "s n 3"], mask: np.ndarray, importance: np.ndarray, count: int
+) -> Float[np.ndarray, "k n 3"]:
+    """Principal directions of the masked samples under the importance weighting, each scaled to one standard deviation."""
+    flat = (samples * (mask * importance)[None, :, None]).reshape(len(samples), -1)
+    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+    top = np.argsort(values)[::-1][:count]
+    directions = vectors[:, top].T * np.sqrt(values[top])[:, None]
+    return directions.reshape(len(top), -1, 3) / importance[None, :, None]
+
+
+def _by_person(people: Sequence[str], values: Sequence[np.ndarray]) -> Mapping[str, np.ndarray]:
+    return {p: np.mean([v for q, v in zip(people, values, strict=True) if q == p], axis=0) for p in dict.fromkeys(people)}
+
+
+def _balanced(people: Sequence[str], moves: Sequence[np.ndarray], config: FaceConfig) -> np.ndarray:
+    rng = np.random.default_rng(config.seed)
+    chosen = []
+    for person in dict.fromkeys(people):
+        frames = np.concatenate([m for p, m in zip(people, moves, strict=True) if p == person])
+        take = rng.choice(len(frames), config.frames_per_person, replace=len(frames) < config.frames_per_person)
+        chosen.append(frames[take])
+    return np.concatenate(chosen)
+
+
+def _centred(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    return (points - points[:SKIN].mean(0)) / face_height(points)
+
+
+def _symmetric_upright(mean: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Turn the mean face to look straight at the viewer: outer eye corners level and at equal depth."""
+    right, left = mean[EYES[0].corners[0]], mean[EYES[1].corners[1]]
+    x = (left - right) / np.linalg.norm(left - right)
+    down = mean[NOSE_BASE] - mean[10]
+    z = np.cross(x, down / np.linalg.norm(down))
+    z /= np.linalg.norm(z)
+    frame = np.stack([x, np.cross(z, x), z])
+    return mean @ frame.T

@@ -1,0 +1,240 @@
+"""`vivavoce train motion`: flow matching of the motion network on tracked recordings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivavoce.flow.loss import flow_matching_loss
+from vivavoce.generate import MotionGenerator, WindowConfig
+from vivavoce.latent.mesh import FaceModel
+from vivavoce.latent.motion import Layout
+from vivavoce.nets.levels import LevelsConfig
+from vivavoce.nets.motion import MotionTransformer
+from vivavoce.speech.encoder import features
+from vivavoce.speech.streams import SpeechStreams
+from vivavoce.train.data import PLAIN, Augmentation, Clip, Example, Progress, examples_of, mirror_pairs, read_manifest, track_clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionRecipe:
+    """How the shipped motion network was trained.
+
+    ``data``: folder with MANIFEST.csv; ``out``: tracks, features, checkpoints and log go there; a second call goes on where the
+    first one stopped.
+    """
+
+    data: Path
+    out: Path
+    steps: int = 4000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    ema: float = 0.999
+    drop_speech: float = 0.12
+    drop_style: float = 0.15
+    loss_weight: Mapping[str, float] = field(default_factory=lambda: {
+        "lips_jaw": 3.0, "cheeks_brows": 1.0, "eyelids": 0.5, "gaze": 0.5, "rotation": 1.0, "translation": 0.7, "log_scale": 0.3,
+    })
+    person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
+    variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
+    checkpoint_every: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    motion: Float[Tensor, "b t d"]
+    speech: Float[Tensor, "b s w"]
+    style: Float[Tensor, "b k"]
+    has_speech: Tensor
+    has_style: Tensor
+
+
+class Sampler:
+    """Random windows, a person first, then one of the person's stretches in proportion to length."""
+
+    def __init__(self, examples: Sequence[Example], levels: LevelsConfig, silence: Tensor, mean: Tensor, std: Tensor,
+                 style_mean: Tensor, style_std: Tensor, person_power: float):
+        self.examples, self.levels, self.silence = examples, levels, silence
+        self.mean, self.std, self.style_mean, self.style_std = mean, std, style_mean, style_std
+        people: dict[str, list[int]] = {}
+        for i, example in enumerate(examples):
+            people.setdefault(example.person, []).append(i)
+        self.people = list(people.values())
+        self.lengths = [np.array([len(examples[i].motion) for i in group], float) for group in self.people]
+        weight = np.array([l.sum() for l in self.lengths]) ** person_power
+        self.person_weight = weight / weight.sum()
+
+    def draw(self, count: int, frames: int, rng: np.random.Generator, drop_speech: float, drop_style: float) -> Batch:
+        motions, speeches, styles, has = [], [], [], []
+        levels = self.levels
+        while len(motions) < count:
+            person = rng.choice(len(self.people), p=self.person_weight)
+            lengths = np.where(self.lengths[person] >= frames, self.lengths[person], 0.0)
+            if lengths.sum() == 0:
+                continue
+            example = self.examples[self.people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]]
+            start = int(rng.integers(len(example.motion) - frames + 1))
+            motions.append((example.motion[start : start + frames] - self.mean) / self.std)
+            first = example.first + levels.stride * start
+            span = range(first - levels.history, first + levels.stride * (frames - 1) + 1 + levels.lookahead)
+            speeches.append(cut(example.speech, span, self.silence))
+            has.append(example.speech is not None)
+            styles.append((example.style - self.style_mean) / self.style_std)
+        has_speech = torch.tensor(has) & torch.from_numpy(rng.random(count) >= drop_speech)
+        has_style = torch.from_numpy(rng.random(count) >= drop_style)
+        return Batch(torch.stack(motions), torch.stack(speeches), torch.stack(styles), has_speech, has_style)
+
+
+def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, "w"]) -> Float[Tensor, "n w"]:  # noqa: F821
+    """Features of a span, silence where there are none."""
+    out = silence.expand(len(span), -1).clone()
+    if speech is not None:
+        a, b = max(span.start, 0), min(span.stop, len(speech))
+        if a < b:
+            out[a - span.start : b - span.start] = speech[a:b]
+    return out
+
+
+def prepare(recipe: MotionRecipe, split: str, model: FaceModel, progress: Progress) -> list[Example]:
+    """Examples of a split under all its augmentations, cached in ``out``; a validation split gets none."""
+    cache = recipe.out / f"examples-{split}.pt"
+    if cache.exists():
+        return torch.load(cache, weights_only=False)
+    clips = read_manifest(recipe.data, split)
+    tracks = track_clips(clips, recipe.out / "tracks", progress)
+    pairs = mirror_pairs(model)
+    rng = np.random.default_rng(recipe.seed)
+    most = max({c.person for c in clips}, key=lambda p: sum(c.person == p for c in clips))
+    examples: list[Example] = []
+    for i, clip in enumerate(clips):
+        progress("features", i, len(clips))
+        for how in augmentations(clip, clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
+            examples += examples_of(clip, tracks[clip.name], model, how, pairs)
+    partial = cache.with_suffix(".part")
+    torch.save(examples, partial)
+    partial.rename(cache)
+    return examples
+
+
+def augmentations(clip: Clip, most: bool, recipe: MotionRecipe, rng: np.random.Generator) -> list[Augmentation]:
+    if most:
+        return [PLAIN] + ([Augmentation.draw(rng)] if rng.random() < 0.25 else [])
+    return [PLAIN] + [Augmentation.draw(rng) for _ in range(recipe.variants)]
+
+
+def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, report: Callable[[str], None]) -> Path:
+    """Train, with checkpoints; returns the weights' path. Loss and validation figures go to ``out/log.jsonl``."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    examples = prepare(recipe, "train", model, progress)
+    layout = Layout.of(model.widths())
+    spec = SpeechStreams.spec
+    silence = features(SpeechStreams(), torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
+    levels = LevelsConfig(streams=dict(spec.streams))
+    mean, std, style_mean, style_std = statistics(examples, recipe)
+    net = MotionTransformer(MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean)))
+    average = {k: v.clone() for k, v in net.state_dict().items()}
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
+    checkpoint = recipe.out / "checkpoint.pt"
+    begin = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        net.load_state_dict(saved["net"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average, begin = saved["average"], saved["step"]
+        report(f"resuming at step {begin}")
+    sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
+    weight = layout.spread(recipe.loss_weight)
+    weight = weight / weight.mean()
+    windows = WindowConfig(temperature={name: 1.0 for name in layout.widths})
+    style = (default_style(examples) - style_mean) / style_std
+    losses: list[float] = []
+    clock = time.monotonic()
+    for step in range(begin, recipe.steps):
+        rng = np.random.default_rng((recipe.seed, step))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        loss = motion_loss(net, sampler, rng, recipe, weight, windows)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        rate = min(recipe.ema, (step + 1) / (step + 10))
+        for key, value in net.state_dict().items():
+            average[key].lerp_(value, 1 - rate)
+        losses.append(float(loss.detach()))
+        progress("training", step + 1, recipe.steps)
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            partial = checkpoint.with_suffix(".part")
+            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}, partial)
+            partial.rename(checkpoint)
+            frozen = MotionTransformer(net.config)
+            frozen.load_state_dict(average)
+            generator = MotionGenerator(frozen, layout, windows, mean=mean, std=std, style=style, silence=silence)
+            generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(asdict(recipe), default=str)})
+            entry = {"step": step + 1, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}
+            with (recipe.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            report(" ".join(f"{k} {v:.4g}" for k, v in entry.items()))
+            losses.clear()
+    return recipe.out / "motion.safetensors"
+
+
+def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generator, recipe: MotionRecipe, weight: Tensor,
+                windows: WindowConfig) -> Tensor:
+    """Flow matching on random windows whose first frames may be clean; each clip has one flow time."""
+    known = windows.hop * int(rng.integers(windows.prefix // windows.hop + 1))
+    frames = known + windows.hop * int(rng.integers(1, 3))
+    batch = sampler.draw(recipe.batch, frames, rng, recipe.drop_speech, recipe.drop_style)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(batch.motion.shape, generator=generator)
+    flow_time = torch.rand(recipe.batch, 1, generator=generator).expand(-1, frames).clone()
+    flow_time[:, :known] = 1.0
+    mask = torch.zeros(recipe.batch, frames, dtype=torch.bool)
+    mask[:, known:] = True
+    # Its own past is never exact in use; a little noise on the clean prefix keeps errors from feeding on themselves.
+    data = batch.motion.clone()
+    data[:, :known] += 0.1 * torch.randn(data[:, :known].shape, generator=generator)
+    condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
+    return flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
+
+
+def learning_rate(step: int, recipe: MotionRecipe) -> float:
+    """Linear warm-up, then cosine to a twentieth."""
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    return recipe.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * step / recipe.steps)))
+
+
+def statistics(examples: Sequence[Example], recipe: MotionRecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of packed motion and of style, people weighing as they are sampled."""
+    people: dict[str, list[Example]] = {}
+    for example in examples:
+        people.setdefault(example.person, []).append(example)
+    seconds = torch.tensor([float(sum(len(e.motion) for e in group)) for group in people.values()]) ** recipe.person_power
+    share = seconds / seconds.sum()
+    means = torch.stack([torch.cat([e.motion for e in group]).mean(0) for group in people.values()])
+    squares = torch.stack([torch.cat([e.motion for e in group]).square().mean(0) for group in people.values()])
+    styles = torch.stack([torch.stack([e.style for e in group]).mean(0) for group in people.values()])
+    mean = (share[:, None] * means).sum(0)
+    std = ((share[:, None] * squares).sum(0) - mean.square()).clamp(min=1e-8).sqrt()
+    return mean, std, styles.mean(0), styles.std(0).clamp(min=0.05)
+
+
+def default_style(examples: Sequence[Example]) -> Tensor:
+    """Natural motion: the median over people who talk."""
+    people: dict[str, list[Tensor]] = {}
+    for example in examples:
+        if example.speech is not None:
+            people.setdefault(example.person, []).append(example.style)
+    return torch.stack([torch.stack(styles).mean(0) for styles in people.values()]).median(0).values
