@@ -170,15 +170,13 @@ class Train:
     network: Annotated[Positional[Literal["motion"]], arg(metavar="NETWORK", help_behavior_hint="")]
     """Which one: motion (from speech to facial motion)."""
     data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings, as docs/ describes it."""
+    """Folder of recordings with a MANIFEST.csv, as docs/ describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for checkpoints, the log of losses and the final weights."""
+    """Folder for checkpoints, the log of losses and the weights; goes on where an earlier run in it stopped."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
     """Updates of the weights."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Equal seeds give equal weights."""
-    resume: bool = False
-    """Go on from the last checkpoint in FOLDER."""
 
     def run(self) -> None:
         from vivavoce.apps import commands

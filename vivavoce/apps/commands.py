@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import skimage.data
 
 from vivavoce.animate import Animator, Controls
 from vivavoce.apps import export
-from vivavoce.apps.progress import shown
+from vivavoce.apps.progress import reporter, shown
+from vivavoce.latent.mesh import FaceModel
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
+from vivavoce.media.files import open_media
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
-from vivavoce.media.video import VideoWriter, check_output, probe_video, read_frames
+from vivavoce.media.video import VideoWriter, check_output, read_frames
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
@@ -61,12 +66,11 @@ def drive(options: cli.Drive) -> None:
     render = options.render
     check_output(options.output, render.overwrite)
     portrait = Portrait.open(options.portrait, face=render.face)
-    seconds = probe_video(options.video).duration_seconds
     animator = Animator.load()
     recorded = read_frames(options.video, animator.space.spec.rate_hz)
     frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=_controls(render))
     sound = options.video if has_sound(options.video) else None
-    _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
+    _write(frames, options.output, fps=render.fps, sound=sound, seconds=_seconds(options.video), overwrite=render.overwrite)
 
 
 def track(options: cli.Track) -> None:
@@ -74,19 +78,23 @@ def track(options: cli.Track) -> None:
     export.check_table(options.output, options.overwrite)
     space = Animator.load().space
     rate = space.spec.rate_hz
-    total = round(probe_video(options.video).duration_seconds * rate)
-    with closing(shown(read_frames(options.video, rate), total=total, what="tracking")) as frames:
+    with closing(shown(read_frames(options.video, rate), total=_count(_seconds(options.video), rate), what="tracking")) as frames:
         latents = space.encode(frames)
     export.write_table(options.output, space.layout.unpack(latents[0]), rate)
     print(f"{options.output}: {latents.shape[1]} frames at {rate:g} per second")
 
 
 def train_motion(options: cli.Train) -> None:
-    """Runs the recipe of the motion network."""
-    from vivavoce.train.motion import Recipe, train
+    """Runs the recipe of the motion network, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.motion import MotionRecipe, train_motion
 
-    recipe = Recipe(seed=options.seed) if options.steps is None else Recipe(seed=options.seed, steps=options.steps)
-    train(options.data, options.output, recipe, resume=options.resume)
+    recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    model = FaceModel.load(Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
+    with reporter() as report:
+        weights = train_motion(recipe, model, report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
 
 
 def _controls(render: cli.Render) -> Controls:
@@ -94,13 +102,13 @@ def _controls(render: cli.Render) -> Controls:
 
 
 def _write(
-    frames: Iterator[np.ndarray], output: Path, *, fps: float, sound: Audio | Path | None, seconds: float, overwrite: bool
+    frames: Iterator[np.ndarray], output: Path, *, fps: float, sound: Audio | Path | None, seconds: float | None, overwrite: bool
 ) -> None:
     """Frames to a video that appears when it is complete. The portrait is examined before the file is begun."""
     started = time.monotonic()
     count = 0
     # Closed here, not when the garbage collector comes by: an error message must not meet a bar that is still being drawn.
-    with closing(shown(frames, total=max(1, round(seconds * fps)), what="rendering")) as progress:
+    with closing(shown(frames, total=_count(seconds, fps), what="rendering")) as progress:
         first = next(progress)
         height, width = first.shape[:2]
         with VideoWriter(output, fps=fps, size=(width, height), sound=sound, overwrite=overwrite) as writer:
@@ -109,3 +117,13 @@ def _write(
                 count += 1
     spent = time.monotonic() - started
     print(f"{output}: {count} frames of {width}x{height}, {count / fps:.1f} s, made in {spent:.1f} s")
+
+
+def _count(seconds: float | None, rate: float) -> int | None:
+    return None if seconds is None else round(seconds * rate)
+
+
+def _seconds(video: Path) -> float | None:
+    """What the file says of its length; None if it says nothing."""
+    with open_media(video, "video") as container:
+        return None if container.duration is None else container.duration / av.time_base

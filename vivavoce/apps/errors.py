@@ -55,9 +55,9 @@ def _install_sentence(library: str) -> str:
 
 
 def _system_sentence(error: OSError) -> str:
-    if error.errno == errno.ENOSPC and not error.filename:
-        return "the disk is full: free some space or write elsewhere; the output was not written"
-    if error.errno is None or error.strerror is None:
+    if error.strerror is None:  # the library's own sentence
         return " ".join(str(error).split())
+    if error.errno == errno.ENOSPC:
+        return "the disk is full: free some space or write elsewhere; the output was not written"
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"

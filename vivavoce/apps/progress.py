@@ -5,62 +5,87 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterable
+from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
-LINE_SECONDS = 10.0  # between plain lines: a log of an hour's job stays readable
+LINE_SECONDS = 10.0  # between plain lines: the log of an hour's job stays readable
+
+
+class Bar:
+    """A bar on a terminal. Call it with (what, done, total or None) after each step; another ``what`` starts another bar."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("getting ready", total=None)
+        self._what = ""
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if what != self._what:
+            self._what = what
+            self._progress.reset(self._task, description=what)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False)
+
+
+class Lines:
+    """The same where nobody watches: a plain line now and then."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._first, self._started, self._said = 0, 0.0, time.monotonic()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._first, self._started = what, done, now  # the first step may have taken long: no measure of pace
+        if now - self._said >= LINE_SECONDS and done > self._first:
+            self._said = now
+            left = "" if total is None else f" of {total}, about {self._left(done, total, now)} s left"
+            self.say(f"{what}: {done}{left}")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def _left(self, done: int, total: int, now: float) -> str:
+        return f"{max(total - done, 0) * (now - self._started) / (done - self._first):.0f}"
+
+
+def reporter() -> Bar | Lines:
+    """The one that suits stderr."""
+    return Bar() if sys.stderr.isatty() else Lines()
 
 
 def shown(items: Iterable[T], *, total: int | None, what: str) -> Generator[T, None, None]:
-    """Passes ``items`` on and shows how many of ``total`` (None: not known) went by; the first may take long to come."""
-    if sys.stderr.isatty():
-        yield from _bar(items, total, what)
-    else:
-        yield from _lines(items, total, what)
-
-
-def _bar(items: Iterable[T], total: int | None, what: str) -> Generator[T, None, None]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("getting ready", total=total, start=False)
+    """Passes ``items`` on and shows how many of ``total`` (an estimate; None: not known) went by."""
+    done = 0
+    with reporter() as report:
         for item in items:
-            if not progress.tasks[0].started:
-                progress.start_task(task)
-                progress.update(task, description=what)
             yield item
-            progress.advance(task)
-        # The length is an estimate until the sound has been read to its end.
-        progress.update(task, total=progress.tasks[0].completed)
-
-
-def _lines(items: Iterable[T], total: int | None, what: str) -> Generator[T, None, None]:
-    started = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if done == 1:
-            started = now  # getting ready is not part of the pace
-        if now - said >= LINE_SECONDS and done > 1:
-            said = now
-            print(_line(done, total, now - started, what), file=sys.stderr, flush=True)
-
-
-def _line(done: int, total: int | None, seconds: float, what: str) -> str:
-    if total is None:
-        return f"{what}: {done} frames"
-    return f"{what}: {done} of {total} frames, about {max(total - done, 0) * seconds / (done - 1):.0f} s left"
+            done += 1
+            report(what, done, None if total is None else max(done, total))
+        if done:
+            report(what, done, done)
