@@ -70,10 +70,10 @@ def gap(points: np.ndarray) -> np.ndarray:
 
 def eye(points: np.ndarray) -> np.ndarray:
     """Opening of the eyes, eye widths."""
-    return np.mean([
-        np.linalg.norm(points[:, up, :2] - points[:, low, :2], axis=1) / np.linalg.norm(points[:, a, :2] - points[:, b, :2], axis=1)
-        for up, low, a, b in EYES
-    ], axis=0)
+    def apart(a: int, b: int) -> np.ndarray:
+        return np.linalg.norm(points[:, a, :2] - points[:, b, :2], axis=1)
+
+    return np.mean([apart(up, low) / apart(outer, inner) for up, low, outer, inner in EYES], axis=0)
 
 
 def lip_loudness_correlation(points: np.ndarray, video: Path) -> float:
