@@ -56,8 +56,8 @@ class MotionGenerator:
     """
 
     def __init__(
-        self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *, mean: Float[Tensor, "d"], std: Float[Tensor, "d"],  # noqa: F821
-        style: Float[Tensor, "k"], silence: Float[Tensor, "w"],  # noqa: F821
+        self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *, mean: Float[Tensor, " d"], std: Float[Tensor, " d"],
+        style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence."""
         self.net, self.layout, self.windows = net.eval(), layout, windows
@@ -68,6 +68,18 @@ class MotionGenerator:
         """Before the first feature there was silence."""
         history = self.net.config.levels.history
         return GeneratorState(self.silence.expand(1, history, -1).clone(), self.mean.new_zeros(1, 0, self.layout.width))
+
+    def resume(self, motion: Float[Tensor, "1 t d"], frame: int) -> GeneratorState:
+        """State for new speech from motion frame ``frame`` on, after (denormalised, packed) ``motion`` and silence."""
+        known = ((motion - self.mean) / self.std)[:, max(0, motion.shape[1] - self.windows.prefix) :]
+        levels = self.net.config.levels
+        features = self.silence.expand(1, levels.history + levels.stride * known.shape[1], -1)
+        return GeneratorState(features.clone(), known, frame)
+
+    def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
+        """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
+        still = self.layout.spread({name: float(name in ("cheeks_brows", "eyelids", "gaze")) for name in self.layout.widths})
+        return packed - still * self.mean
 
     @torch.inference_mode()
     def step(

@@ -59,7 +59,7 @@ class Pose:
     """Similarity transforms x -> scale * rotation @ x + translation. ``translation`` and ``scale`` are in the target's units."""
 
     rotation: Float[np.ndarray, "t 3 3"]
-    scale: Float[np.ndarray, "t"]  # noqa: F821
+    scale: Float[np.ndarray, " t"]
     translation: Float[np.ndarray, "t 3"]
 
     def apply(self, points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
@@ -107,6 +107,11 @@ def eye_opening(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t"]:
     return np.mean(ratios, axis=0)
 
 
+def lid_gap(normalised: Float[np.ndarray, "n 3"]) -> float:
+    """How far the middle of the upper lids is above the lower ones (negative: they cross), face heights, mean of both eyes."""
+    return float(np.mean([normalised[e.lower[i], 1] - normalised[e.upper[i], 1] for e in EYES for i in (2, 3, 4)]))
+
+
 def iris_offset(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t 2"]:
     """Iris centre from the middle of the eye's corners, in eyeball radii, (x, y), mean of both eyes; on normalised points."""
     offsets = []
@@ -132,14 +137,17 @@ class FaceModel:
 
     ``identity[i]`` is one standard deviation between people; ``expression[region][i]`` is one standard deviation of that
     coefficient over the training recordings. ``mask[region]`` shares every vertex out among the regions (the masks sum to 1);
-    ``importance`` weighs the vertices in principal components and projection.
+    ``importance`` weighs the vertices in principal components and projection. ``blink_direction`` takes average eyes from open to
+    shut in eyelid coefficients; ``blink_profile`` is the closure, 0 to 1, over the frames of an average blink.
     """
 
     mean: Float[np.ndarray, "n 3"]
     identity: Float[np.ndarray, "k n 3"]
     expression: Mapping[str, Float[np.ndarray, "k n 3"]]
-    mask: Mapping[str, Float[np.ndarray, "n"]]  # noqa: F821
-    importance: Float[np.ndarray, "n"]  # noqa: F821
+    mask: Mapping[str, Float[np.ndarray, " n"]]
+    importance: Float[np.ndarray, " n"]
+    blink_direction: Float[np.ndarray, " k"]
+    blink_profile: Float[np.ndarray, " p"]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -149,11 +157,13 @@ class FaceModel:
             metadata = file.metadata() or {}
         return cls(
             data["mean"], data["identity"],
-            {r: data[f"expression.{r}"] for r in REGIONS}, {r: data[f"mask.{r}"] for r in REGIONS}, data["importance"], metadata,
+            {r: data[f"expression.{r}"] for r in REGIONS}, {r: data[f"mask.{r}"] for r in REGIONS}, data["importance"],
+            data["blink_direction"], data["blink_profile"], metadata,
         )
 
     def save(self, path: Path) -> None:
         data = {"mean": self.mean, "identity": self.identity, "importance": self.importance}
+        data |= {"blink_direction": self.blink_direction, "blink_profile": self.blink_profile}
         data |= {f"expression.{r}": v for r, v in self.expression.items()} | {f"mask.{r}": v for r, v in self.mask.items()}
         save_file({k: np.ascontiguousarray(v, np.float32) for k, v in data.items()}, path, dict(self.metadata))
 

@@ -72,6 +72,6 @@ class Layout:
                              "another face model")
         return Motion(**dict(zip(self.widths, values.split(list(self.widths.values()), -1), strict=True)))
 
-    def spread(self, by_field: Mapping[str, float]) -> Float[Tensor, "d"]:  # noqa: F821
+    def spread(self, by_field: Mapping[str, float]) -> Float[Tensor, " d"]:
         """One number per field, repeated over the field's width."""
         return torch.cat([torch.full((width,), float(by_field[name])) for name, width in self.widths.items()])

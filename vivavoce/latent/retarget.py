@@ -91,11 +91,6 @@ def _gaze(normalised: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t 2"]:
     return np.arcsin(np.clip(iris_offset(normalised), -0.9, 0.9))
 
 
-def lid_gap(neutral: Float[np.ndarray, "n 3"]) -> float:
-    """Mean distance of the middles of upper and lower lids, face heights."""
-    return float(np.mean([np.linalg.norm(neutral[e.upper[3]] - neutral[e.lower[3]]) for e in EYES]))
-
-
 def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 

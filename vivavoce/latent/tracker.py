@@ -68,8 +68,8 @@ def find_faces(image: Image) -> list[Float[np.ndarray, "478 3"]]:
 
 
 def square_crop(
-    image: Image, centre: Float[np.ndarray, "2"], side: float, resolution: int
-) -> tuple[Image, Float[np.ndarray, "2"], float]:  # noqa: F821
+    image: Image, centre: Float[np.ndarray, " 2"], side: float, resolution: int
+) -> tuple[Image, Float[np.ndarray, " 2"], float]:
     """Square of ``side`` px round ``centre`` resampled to ``resolution`` px: (crop, origin px, scale); outside, edges repeat."""
     scale = resolution / side
     origin = np.asarray(centre, float) - side / 2

@@ -21,7 +21,7 @@ class Condition:
     levels: Float[Tensor, "b l t d"]
     style: Float[Tensor, "b w"]
     no_levels: Float[Tensor, "l d"]
-    no_style: Float[Tensor, "w"]  # noqa: F821
+    no_style: Float[Tensor, " w"]
 
     def without(self, name: str) -> Condition:
         """The same with one part, "speech" or "style", absent."""

@@ -65,7 +65,7 @@ class SpeechLevels(nn.Module):
         )
         self.absent = nn.Parameter(torch.zeros(len(self.convolutions), config.width))
 
-    def forward(self, speech: Float[Tensor, "b s w"], present: Bool[Tensor, "b"], frames: int) -> Float[Tensor, "b l t d"]:  # noqa: F821
+    def forward(self, speech: Float[Tensor, "b s w"], present: Bool[Tensor, " b"], frames: int) -> Float[Tensor, "b l t d"]:
         """Levels for ``frames`` latent frames from features that start ``history`` before the first and end ``lookahead`` after
         the last one's own feature frame; clips without speech get a learned constant per level."""
         config = self.config

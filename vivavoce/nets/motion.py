@@ -49,7 +49,7 @@ class MotionTransformer(nn.Module):
 
     def listen(
         self, speech: Float[Tensor, "b s w"], style: Float[Tensor, "b k"], frames: int, *,
-        has_speech: Bool[Tensor, "b"], has_style: Bool[Tensor, "b"],  # noqa: F821
+        has_speech: Bool[Tensor, " b"], has_style: Bool[Tensor, " b"],
     ) -> Condition:
         """Condition for windows of ``frames`` latent frames.
 

@@ -51,7 +51,7 @@ class Example:
     motion: Float[torch.Tensor, "t d"]
     speech: Float[torch.Tensor, "s w"] | None
     first: int
-    style: Float[torch.Tensor, "3"]
+    style: Float[torch.Tensor, " 3"]
 
 
 def read_manifest(data: Path, split: str) -> list[Clip]:
@@ -101,7 +101,7 @@ def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> li
     return runs
 
 
-def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t k"]:  # noqa: F821
+def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t k"]:
     """Lid coefficients interpolated across blinks, so that what is left is squint, gaze following and emphasis."""
     shut = blinking(opening)
     wide = np.convolve(shut, np.ones(7), "same") > 0
@@ -111,7 +111,7 @@ def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray,
     return np.stack([np.interp(index, index[~wide], column[~wide]) for column in eyelids.T], 1)
 
 
-def blinking(opening: Float[np.ndarray, "t"]) -> np.ndarray:  # noqa: F821
+def blinking(opening: Float[np.ndarray, " t"]) -> np.ndarray:
     """Frames whose lid opening is under two thirds of its local upper quartile (1.5 s to each side)."""
     reach = int(1.5 * MOTION_RATE_HZ)
     padded = np.pad(opening, reach, mode="edge")
@@ -119,7 +119,7 @@ def blinking(opening: Float[np.ndarray, "t"]) -> np.ndarray:  # noqa: F821
     return opening < 0.66 * local
 
 
-def style_of(motion: Float[np.ndarray, "t d"], layout: Layout) -> Float[torch.Tensor, "3"]:
+def style_of(motion: Float[np.ndarray, "t d"], layout: Layout) -> Float[torch.Tensor, " 3"]:
     """How strongly a stretch moves: log standard deviation of lips and jaw, cheeks and brows, and head rotation."""
     fields = layout.unpack(torch.as_tensor(motion, dtype=torch.float32))
     return torch.stack([torch.log(v.std(0).mean() + 1e-3) for v in (fields.lips_jaw, fields.cheeks_brows, fields.rotation)])
@@ -140,7 +140,7 @@ def mirror_pairs(model: FaceModel) -> np.ndarray:
     return np.linalg.norm(flipped[:, None] - model.mean[None], axis=-1).argmin(1)
 
 
-def load_speech(path: Path) -> Float[torch.Tensor, "s"]:  # noqa: F821
+def load_speech(path: Path) -> Float[torch.Tensor, " s"]:
     """The sound of a clip, one channel at the speech encoders' rate."""
     parts = []
     resampler = None
@@ -174,7 +174,7 @@ class Augmentation:
 PLAIN = Augmentation(tempo=1.0, mirror=False, tilt_db=0.0, noise_db=120.0, room=0.0, seed=0)
 
 
-def augment_sound(samples: Float[torch.Tensor, "s"], how: Augmentation) -> Float[torch.Tensor, "s"]:  # noqa: F821
+def augment_sound(samples: Float[torch.Tensor, " s"], how: Augmentation) -> Float[torch.Tensor, " s"]:
     """Tempo with pitch, spectral tilt round 1 kHz, a decaying room tail, and coloured noise at a signal-to-noise ratio."""
     if how == PLAIN:
         return samples

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy import signal
 
 from vivavoce.latent.mesh import (
-    EYES, LIPS, NOSE_BASE, OVAL, REGIONS, SKIN, FaceModel, clip_neutral, face_height, rigid_fit,
+    EYES, LIPS, NOSE_BASE, OVAL, REGIONS, SKIN, FaceModel, clip_neutral, eye_opening, face_height, rigid_fit,
 )
 
 
@@ -53,7 +54,29 @@ def learn_face(clips: Sequence[tuple[str, Float[np.ndarray, "t n 3"]]], config: 
     balanced = _balanced(people, moves, config)
     counts = {"lips_jaw": config.lips_jaw, "cheeks_brows": config.cheeks_brows, "eyelids": config.eyelids}
     expression = {r: _components(balanced, mask[r], importance, counts[r]) for r in REGIONS}
-    return FaceModel(mean, identity, expression, mask, importance)
+    lids = FaceModel(mean, identity, expression, mask, importance, np.zeros(config.eyelids), np.zeros(1))
+    direction, profile = learn_blink([(person, move) for person, move in zip(people, moves, strict=True)], neutrals, lids)
+    return replace(lids, blink_direction=direction, blink_profile=profile)
+
+
+def learn_blink(
+    moves: Sequence[tuple[str, Float[np.ndarray, "t n 3"]]], neutrals: Sequence[Float[np.ndarray, "n 3"]], model: FaceModel
+) -> tuple[np.ndarray, np.ndarray]:
+    """The average blink: eyelid coefficients at its deepest frame against just before, and its closure over time."""
+    before, after = 4, 8
+    depths, profiles = [], []
+    for (_, move), neutral in zip(moves, neutrals, strict=True):
+        opening = eye_opening(neutral + move)
+        lids = model.project(move)["eyelids"]
+        for peak in signal.find_peaks(-opening, prominence=0.5 * np.median(opening), width=(1, 8))[0]:
+            if before <= peak < len(move) - after:
+                span = opening[peak - before : peak + after + 1]
+                open_lids = (span[0] + span[-1]) / 2
+                depths.append(lids[peak] - (lids[peak - before] + lids[peak + after]) / 2)
+                profiles.append((open_lids - span) / (open_lids - span[before]))
+    profile = np.clip(np.median(profiles, axis=0), 0.0, 1.0)
+    profile[[0, -1]] = 0.0
+    return np.mean(depths, axis=0), profile
 
 
 def region_masks(mean: Float[np.ndarray, "n 3"]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -96,7 +96,7 @@ class Sampler:
         return Batch(torch.stack(motions), torch.stack(speeches), torch.stack(styles), has_speech, has_style)
 
 
-def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, "w"]) -> Float[Tensor, "n w"]:  # noqa: F821
+def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, " w"]) -> Float[Tensor, "n w"]:
     """Features of a span, silence where there are none."""
     out = silence.expand(len(span), -1).clone()
     if speech is not None:

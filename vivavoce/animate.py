@@ -1,0 +1,254 @@
+"""The whole of inference: a portrait and speech in, frames out. Streaming is the primitive; offline is push and finish.
+
+    Animator.load().animate(Portrait.open("me.jpg"), Audio.open("speech.wav"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivavoce.generate import MotionGenerator
+from vivavoce.latent.blink import Blinks
+from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
+from vivavoce.latent.motion_space import MotionSpace, Painter, Reference
+from vivavoce.latent.space import Frame
+from vivavoce.media.audio import Audio, Resampler
+from vivavoce.media.portrait import Portrait
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.streams import SpeechStreams
+
+LOWEST_FPS, HIGHEST_FPS = 10.0, 60.0
+SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """How strongly each part moves: 0 not at all, 1 naturally, 2 exaggerated. For blinks it is how often."""
+
+    expression: float = 1.0  # cheeks, brows and lids; lips always follow the speech
+    head: float = 1.0
+    blink: float = 1.0
+    gaze: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 3:
+                raise ValueError(f"the amplitude of {name} is {value}: give a number from 0 (none) over 1 (natural) to 3")
+
+    def apply(self, motion: Motion) -> Motion:
+        return motion.amplified({
+            "cheeks_brows": self.expression, "eyelids": self.expression, "gaze": self.gaze,
+            "rotation": self.head, "translation": self.head, "log_scale": self.head,
+        })
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a session is asked for. ``steps`` and ``guidance``: None for what the weights recommend."""
+
+    fps: float = 25.0
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    controls: Controls = Controls()
+
+    def __post_init__(self) -> None:
+        if not LOWEST_FPS <= self.fps <= HIGHEST_FPS:
+            raise ValueError(f"{self.fps} frames per second were asked for: give {LOWEST_FPS:.0f} to {HIGHEST_FPS:.0f}")
+        if self.steps is not None and not 1 <= self.steps <= 100:
+            raise ValueError(f"{self.steps} solver steps were asked for: give 1 to 100")
+        if self.guidance is not None and not 0 <= self.guidance <= 10:
+            raise ValueError(f"a guidance of {self.guidance} was asked for: give 0 (ignore the speech) to 10; 1 is none")
+        if self.seed < 0:
+            raise ValueError(f"the seed is {self.seed}: give a whole number from 0 on")
+
+
+class Animator:
+    """Loaded models, shared by any number of sessions; holds constants only."""
+
+    def __init__(self, space: MotionSpace, generator: MotionGenerator):
+        self.space, self.generator, self.encoder = space, generator, SpeechStreams()
+
+    @classmethod
+    def load(cls, weights: Path | None = None) -> Animator:
+        """Models from a folder with face.safetensors and motion.safetensors; by default the ones that ship."""
+        folder = weights or Path(str(resources.files("vivavoce") / "weights"))
+        for name in ("face.safetensors", "motion.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {name}: give a folder of vivavoce weights, or install vivavoce again")
+        return cls(MotionSpace.load(folder / "face.safetensors"), MotionGenerator.load(folder / "motion.safetensors"))
+
+    def prepare(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
+        """Everything about a portrait that is computed once; any number of sessions may share it. See `MotionSpace.reference`."""
+        if size is not None and not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+            raise ValueError(f"an output size of {size} was asked for: give {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
+        return self.space.reference(portrait, size=size, crop=crop)
+
+    def session(
+        self, reference: Reference, *, fps: float = 25.0, seed: int = 0, steps: int | None = None, guidance: float | None = None,
+        controls: Controls = Controls(),
+    ) -> Session:
+        """A stream of one viewer. The arguments are the fields of `Settings`."""
+        return Session(self, reference, Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls))
+
+    def animate(
+        self, portrait: Portrait, audio: Audio | Iterable[Audio], *, size: int | None = None, crop: bool = False, fps: float = 25.0,
+        seed: int = 0, steps: int | None = None, guidance: float | None = None, controls: Controls = Controls(),
+    ) -> Iterator[Frame]:
+        """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; for ``size`` and ``crop`` see `MotionSpace.reference`.
+
+        The portrait is examined and prepared at once (ValueError if it won't do); frames are made as they are asked for, in
+        constant memory if the audio comes as blocks.
+        """
+        settings = Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls)
+        session = Session(self, self.prepare(portrait, size=size, crop=crop), settings)
+
+        def frames() -> Iterator[Frame]:
+            for block in [audio] if isinstance(audio, Audio) else audio:
+                yield from session.push(block)
+            yield from session.finish()
+
+        return frames()
+
+    def drive(
+        self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False, fps: float = 25.0,
+        controls: Controls = Controls(),
+    ) -> Iterator[Frame]:
+        """Frames of the portrait moving as the face in a recording does; ``frames`` come at the motion rate (`MotionSpace.spec`).
+
+        Blinks are the recorded ones, so that amplitude is not used.
+        """
+        clock = OutputClock(Settings(fps=fps).fps)
+        reference = self.prepare(portrait, size=size, crop=crop)
+        motion = controls.apply(self.space.layout.unpack(self.space.encode(frames)[0]))
+        painter = Painter(reference)
+        landmarks = self.space.landmarks(motion, reference)
+        return (painter.paint(clock.pick(landmarks, 0, i)) for i in range(clock.frames(len(motion) / MOTION_RATE_HZ)))
+
+
+@dataclass(frozen=True)
+class OutputClock:
+    """Output frame i shows the motion at i / fps seconds, interpolated between motion frames."""
+
+    fps: float
+
+    def frames(self, seconds: float) -> int:
+        """How many frames a recording of this length has."""
+        return round(seconds * self.fps)
+
+    def needs(self, index: int) -> int:
+        """The last motion frame that output frame ``index`` depends on."""
+        return int(np.ceil(index * MOTION_RATE_HZ / self.fps - 1e-6))
+
+    def pick(self, values: Float[np.ndarray, "t ..."], first: int, index: int) -> Float[np.ndarray, "..."]:
+        """The value for output frame ``index`` from motion frames ``first`` and on; past the end the last one stays."""
+        place = index * MOTION_RATE_HZ / self.fps - first
+        low = min(int(place + 1e-6), len(values) - 1)
+        part = max(0.0, place - low)
+        if part < 1e-6 or low + 1 >= len(values):
+            return values[low]
+        return (1 - part) * values[low] + part * values[low + 1]
+
+
+class Session:
+    """One viewer: audio in as it comes, frames out as soon as they are determined. Owns every piece of mutable state.
+
+    The same sound gives the same frames however it is cut into pushes.
+    """
+
+    def __init__(self, animator: Animator, reference: Reference, settings: Settings):
+        self._animator, self._settings, self.reference = animator, settings, reference
+        self._clock = OutputClock(settings.fps)
+        self._painter = Painter(reference)
+        self._blinks = Blinks(animator.space.model.blink_profile, seed=settings.seed, rate=settings.controls.blink)
+        self._generator_state = animator.generator.start()
+        self._listen_anew()
+        self._landmarks = np.zeros((0, *animator.space.model.mean.shape))  # of motion frames that may still be shown
+        self._packed = torch.zeros(0, animator.space.layout.width)  # the same frames, as the generator made them
+        self._first = 0  # motion frame number of the first of those
+        self._shown = 0  # output frames given out
+        self._begun = 0.0  # second at which the sound that is being spoken began
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames, px."""
+        return self.reference.size
+
+    def push(self, audio: Audio) -> Iterator[Frame]:
+        """Hear a chunk of any length; yields the frames that are determined now. What isn't taken stays for the next call."""
+        if self._resampler is None:
+            self._resampler = Resampler(audio.rate, SAMPLE_RATE_HZ)
+        self._hear(self._resampler.push(audio), last=False)
+        return self._frames(None)
+
+    def finish(self) -> Iterator[Frame]:
+        """The sound has ended; yields the frames that are left, up to its end. The session may go on with new sound."""
+        if self._resampler is not None:
+            self._hear(self._resampler.finish(), last=True)
+        end = self._clock.frames(self._begun + self._heard / SAMPLE_RATE_HZ)
+        self._resume()
+        return self._frames(end)
+
+    def interrupt(self) -> None:
+        """Forget all sound that has no frame yet: nothing of it will be shown. The face goes on from where it is."""
+        kept = max(0, self._clock.needs(self._shown - 1) + 1 - self._first) if self._shown else 0
+        self._packed, self._landmarks = self._packed[:kept], self._landmarks[:kept]
+        self._resume()
+
+    def _resume(self) -> None:
+        """Be ready for new sound, which begins after the last motion frame there is."""
+        following = self._first + len(self._packed)
+        self._generator_state = self._animator.generator.resume(self._packed[None], following)
+        self._begun = following / MOTION_RATE_HZ
+        self._listen_anew()
+
+    def _listen_anew(self) -> None:
+        self._resampler: Resampler | None = None
+        self._speech_state = self._animator.encoder.start()
+        self._heard = 0  # samples
+
+    def _hear(self, audio: Audio, *, last: bool) -> None:
+        animator, settings = self._animator, self._settings
+        self._heard += audio.samples.shape[-1]
+        track, self._speech_state = animator.encoder.step(audio.samples[0], self._speech_state, last=last)
+        packed, self._generator_state = animator.generator.step(
+            track.values, self._generator_state, seed=settings.seed, last=last, steps=settings.steps, guidance=settings.guidance,
+        )
+        if packed.shape[1] == 0:
+            return
+        landmarks = self._move(packed[0])
+        self._landmarks = np.concatenate([self._landmarks, landmarks])
+        self._packed = torch.cat([self._packed, packed[0]])
+
+    def _move(self, packed: Float[Tensor, "t d"]) -> Float[np.ndarray, "t n 3"]:
+        space, reference = self._animator.space, self.reference
+        motion = self._settings.controls.apply(space.layout.unpack(self._animator.generator.around_rest(packed)))
+        first = self._first + len(self._packed)
+        return space.landmarks(space.with_blinks(motion, self._blinks.closure(first, len(motion)), reference), reference)
+
+    def _frames(self, end: int | None) -> Iterator[Frame]:
+        """Frames whose motion is there, or all before output frame ``end``; forgets motion that no later frame needs."""
+        while len(self._landmarks) and (self._ready() if end is None else self._shown < end):
+            picked = self._clock.pick(self._landmarks, self._first, self._shown)
+            self._shown += 1
+            self._forget()
+            yield self._painter.paint(picked)
+
+    def _ready(self) -> bool:
+        return self._clock.needs(self._shown) < self._first + len(self._landmarks)
+
+    def _forget(self) -> None:
+        keep = self._animator.generator.windows.prefix + 1
+        spare = int(self._shown * MOTION_RATE_HZ / self._settings.fps) - keep - self._first
+        if spare > keep:
+            self._landmarks, self._packed, self._first = self._landmarks[spare:], self._packed[spare:], self._first + spare
+
+

@@ -1,0 +1,184 @@
+"""MotionSpace: the face tracker as encoder, the warping renderer as decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivavoce.latent.mesh import LANDMARKS, SKIN, FaceModel, lid_gap, rotation_vectors
+from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
+from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
+from vivavoce.latent.space import Frame, LatentSpec
+from vivavoce.latent.tracker import FaceTracker, find_faces, square_crop
+from vivavoce.latent.warp import Prepared, Renderer, prepare
+from vivavoce.media.portrait import Portrait
+
+SMALLEST_FACE = 64  # px of the face's larger side
+LARGEST_YAW = 45.0  # degrees from the front
+HEAD_AND_SHOULDERS = 2.4  # sides of a face in the square that is rendered
+DEFAULT_CROP = 512  # px
+DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A portrait made ready: everything about it that is computed once.
+
+    ``canvas``: the output picture at rest. ``corner``: (x, y) px of the moving square in it. ``prepared``: that square for
+    the renderer. ``rest``: the face at rest in the square's pixels. ``lids``: how far the blink direction has to go to shut these
+    eyes.
+    """
+
+    canvas: Frame
+    corner: tuple[int, int]
+    prepared: Prepared
+    rest: Rest
+    lids: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the output, px."""
+        return self.canvas.shape[1], self.canvas.shape[0]
+
+
+class MotionSpace:
+    """Pictures to and from packed motion at MOTION_RATE_HZ. Holds constants only."""
+
+    def __init__(self, model: FaceModel):
+        self.model = model
+        self.layout = Layout.of(model.widths())
+        self.spec = LatentSpec(event=self.layout.width, rate_hz=MOTION_RATE_HZ)
+
+    @classmethod
+    def load(cls, path: Path) -> MotionSpace:
+        return cls(FaceModel.load(path))
+
+    def reference(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
+        """Prepare a portrait for output as a whole picture or cropped to head and shoulders.
+
+        ``size``: px of the longest side of the output (of both sides of a crop). ValueError where the picture has no face, not the
+        one asked for, or one that is too small or turned too far away.
+        """
+        face = self._pick(portrait)
+        centre = (face[:SKIN, :2].min(0) + face[:SKIN, :2].max(0)) / 2
+        extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
+        height, width = portrait.image.shape[:2]
+        side = min(HEAD_AND_SHOULDERS * extent, height, width)
+        low = np.clip(centre + [0.0, 0.08 * extent] - side / 2, 0, [width - side, height - side])
+        if crop:
+            resolution = size or DEFAULT_CROP
+            canvas, origin, scale = square_crop(portrait.image, low + side / 2, side, resolution)
+            corner, span = (0, 0), resolution
+            points = face * scale - np.array([*(origin * scale), 0.0])
+        else:
+            scale = (size or min(DEFAULT_LONGEST, max(height, width))) / max(height, width)
+            canvas = _resized(portrait.image, scale)
+            span = min(round(side * scale), canvas.shape[0], canvas.shape[1])
+            limit = np.array([canvas.shape[1] - span, canvas.shape[0] - span])
+            x, y = np.clip(np.round(low * scale).astype(int), 0, limit)
+            corner = (int(x), int(y))
+            points = face * scale - np.array([x, y, 0.0])
+        square = np.ascontiguousarray(canvas[corner[1] : corner[1] + span, corner[0] : corner[0] + span])
+        rest = rest_of_picture(points, self.model)
+        return Reference(
+            canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32)), rest=rest,
+            lids=self._lids(rest.neutral),
+        )
+
+    def track(self, frames: Iterable[Frame]) -> Float[np.ndarray, "t 478 3"]:
+        """Landmarks in pixels; short gaps are bridged. ValueError where a face is found in fewer than half of the frames."""
+        missing = np.full((LANDMARKS, 3), np.nan, np.float32)
+        with FaceTracker() as tracker:
+            raw = [tracker(frame) for frame in frames]
+        if not raw:
+            raise ValueError("the video has no frames: give one with a face in it")
+        points = np.stack([missing if p is None else p for p in raw])
+        found = ~np.isnan(points[:, 0, 0])
+        if found.mean() < 0.5:
+            raise ValueError(f"a face was found in {found.sum()} of {len(found)} frames: give a video that shows one throughout")
+        index = np.arange(len(points))
+        flat = points.reshape(len(points), -1)
+        return np.stack([np.interp(index, index[found], c[found]) for c in flat.T], 1).reshape(points.shape)
+
+    def encode(self, frames: Iterable[Frame]) -> Float[Tensor, "1 t d"]:
+        """Motion of the face in a recording, relative to its own neutral face and mean pose, packed."""
+        points = self.track(frames)
+        return self.layout.pack(motion_of(points, rest_of_clip(points, self.model), self.model))[None]
+
+    def with_blinks(self, motion: Motion, closure: Float[np.ndarray, " t"], reference: Reference) -> Motion:
+        """The motion with lids closed by ``closure`` (0 to 1) on top, as far as this portrait's eyes need."""
+        amount = torch.from_numpy(closure.astype(np.float32))[:, None]
+        shut = reference.lids * torch.from_numpy(self.model.blink_direction.astype(np.float32))
+        return Motion(**{**vars(motion), "eyelids": (1 - amount) * motion.eyelids + amount * shut})
+
+    def landmarks(self, motion: Motion, reference: Reference) -> Float[np.ndarray, "t 478 3"]:
+        """Where the portrait's landmarks go, px of the moving square."""
+        return landmarks_of(motion, reference.rest, self.model)
+
+    def _pick(self, portrait: Portrait) -> Float[np.ndarray, "478 3"]:
+        faces = find_faces(portrait.image)
+        if not faces:
+            raise ValueError(f"no face was found in {portrait.name}: give a picture that shows one from the front, well lit and uncovered")
+        number = portrait.face or 1
+        if not 1 <= number <= len(faces):
+            raise ValueError(f"{portrait.name} shows {len(faces)} face(s), face {number} was asked for: choose 1 to {len(faces)}")
+        face = faces[number - 1].astype(np.float64)
+        extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
+        if extent < SMALLEST_FACE:
+            raise ValueError(f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: give a larger picture")
+        yaw = np.degrees(self._yaw(face))
+        if abs(yaw) > LARGEST_YAW:
+            raise ValueError(f"the face in {portrait.name} is turned {abs(yaw):.0f} degrees away, at most {LARGEST_YAW:.0f} can be animated: "
+                             "give a picture taken more from the front")
+        return face
+
+    def _yaw(self, face: Float[np.ndarray, "478 3"]) -> float:
+        _, pose = self.model.normalise(face[None])
+        return float(rotation_vectors(pose.rotation)[0, 1])
+
+    def _lids(self, neutral: Float[np.ndarray, "478 3"]) -> float:
+        per_unit = self.model.displacement({
+            "lips_jaw": np.zeros((1, len(self.model.expression["lips_jaw"]))),
+            "cheeks_brows": np.zeros((1, len(self.model.expression["cheeks_brows"]))),
+            "eyelids": self.model.blink_direction[None].astype(np.float64),
+        })[0]
+        open_gap = lid_gap(neutral)
+        return open_gap / (open_gap - lid_gap(neutral + per_unit))
+
+
+def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:
+    """Put the rendered square into the output picture; its border is the portrait's own, so there is no seam."""
+    x, y = corner
+    frame[y : y + square.shape[0], x : x + square.shape[1]] = square
+
+
+class Painter:
+    """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session."""
+
+    def __init__(self, reference: Reference):
+        self.reference = reference
+        self._renderer = Renderer(reference.prepared)
+
+    def paint(self, landmarks: Float[np.ndarray, "478 3"]) -> Frame:
+        square = self._renderer.render(landmarks.astype(np.float32))
+        if square.shape == self.reference.canvas.shape:
+            return square
+        frame = self.reference.canvas.copy()
+        paste(frame, square, self.reference.corner)
+        return frame
+
+
+def _resized(image: Frame, scale: float) -> Frame:
+    if scale == 1:
+        return image.copy()
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    height, width = image.shape[:2]
+    return cv2.resize(image, (max(2, round(width * scale)), max(2, round(height * scale))), interpolation=method)
+
