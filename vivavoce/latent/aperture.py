@@ -70,3 +70,27 @@ def trace(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) 
     crossed = lower < upper
     upper, lower = np.where(crossed, middle, upper), np.where(crossed, middle, lower)
     return Aperture(start=start, end=end, upper=upper, lower=lower)
+
+
+def gaps(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """How far the lower edge is below the upper one at each pair of opposite points (px), and the direction "down" (2,)."""
+    across = points[opening[0][-1], :2] - points[opening[0][0], :2]
+    down = np.array([-across[1], across[0]]) / max(float(np.linalg.norm(across)), 1e-3)
+    return (points[list(opening[1][1:-1]), :2] - points[list(opening[0][1:-1]), :2]) @ down, down
+
+
+def meet(
+    points: np.ndarray, own: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], shut: float, knee: float, yields: float
+) -> None:
+    """Let the edges of an opening meet, in place.
+
+    Trackers leave a gap between closed lids or lips. Gaps above the share `knee` of the portrait's own (px, of each pair) stay,
+    those below the share `shut` close, those in between are stretched to join. The upper edge makes the share `yields` of the
+    way. points are (n, 2+) px.
+    """
+    gap, down = gaps(points, opening)
+    part = gap / np.maximum(own, 1e-3)
+    wanted = np.where(part >= knee, part, np.clip((part - shut) / (knee - shut), 0, 1) * knee) * np.maximum(own, 1e-3)
+    excess = np.where(part >= knee, 0.0, gap - wanted)
+    points[list(opening[0][1:-1]), :2] += (yields * excess)[:, None] * down
+    points[list(opening[1][1:-1]), :2] -= ((1 - yields) * excess)[:, None] * down

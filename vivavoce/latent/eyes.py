@@ -24,7 +24,8 @@ NARROW = 0.1  # height over length: below it the portrait's eye counts as shut, 
 
 @dataclass(frozen=True, kw_only=True)
 class EyeSource:
-    """One eye of the portrait: its lids, its iris (centre and radius, px), and whether it shows an eyeball at all."""
+    """One eye of the portrait: its lids, its iris (centre and radius, px), whether it shows an eyeball at all, and
+    the colour of its upper lashes."""
 
     opening: Opening
     iris: tuple[int, ...]
@@ -32,14 +33,20 @@ class EyeSource:
     centre: Float64[np.ndarray, " 2"]
     radius: float
     seen: bool
+    lash: Float64[np.ndarray, " 3"]
 
 
-def prepare_eye(landmarks: Float32[np.ndarray, "478 3"], opening: Opening, iris: tuple[int, ...]) -> EyeSource:
+def prepare_eye(
+    image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"], opening: Opening, iris: tuple[int, ...]
+) -> EyeSource:
     """Measure one eye of the portrait. landmarks are in px."""
     lids = trace(landmarks[:, :2], opening)
     rim = landmarks[list(iris), :2].astype(np.float64)
     radius = float(np.linalg.norm(rim[1:] - rim[0], axis=1).mean())
-    return EyeSource(opening=opening, iris=iris, lids=lids, centre=rim[0], radius=radius, seen=lids.height > NARROW * lids.length)
+    return EyeSource(
+        opening=opening, iris=iris, lids=lids, centre=rim[0], radius=radius, seen=lids.height > NARROW * lids.length,
+        lash=_lash_colour(image, lids),
+    )
 
 
 def draw_eye(
@@ -54,7 +61,7 @@ def draw_eye(
     if not eye.seen:
         return
     lids = trace(target[:, :2], eye.opening)
-    x0, y0, x1, y1 = lids.box(2, corner, picture.shape)
+    x0, y0, x1, y1 = lids.box(2 + int(0.1 * lids.length), corner, picture.shape)
     if x1 <= x0 or y1 <= y0:
         return
     motion = motion.copy()
@@ -72,7 +79,41 @@ def draw_eye(
         eye.radius, map_x, map_y, alpha,
     )
     ball = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    blend(picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]], ball, alpha)
+    patch = picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
+    blend(patch, ball, alpha)
+    closing = 1 - lids.height / max(eye.lids.height * lids.length / eye.lids.length, 1e-3)
+    if closing > 0.4:
+        strength = 0.7 * min((closing - 0.4) / 0.5, 1.0)
+        _draw_lashes(patch, (x0, y0), lids.frame, lids.upper, 0.025 * lids.length, eye.lash, strength)
+
+
+def _lash_colour(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, " 3"]:
+    """The darkest of what borders the eye above, away from the iris."""
+    across = np.concatenate([np.linspace(0.08, 0.25, 8), np.linspace(0.75, 0.92, 8)])
+    height = np.interp(across, np.linspace(0, 1, len(lids.upper)), lids.upper) - np.linspace(0, 0.12, 7)[:, None] * lids.length
+    axis = lids.axis
+    spot = lids.start + across[:, None] * (lids.end - lids.start) + height[..., None] * np.array([-axis[1], axis[0]])
+    colour = cv2.remap(image, spot.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    dark = colour.sum(-1).argmin(0)
+    return np.median(colour[dark, np.arange(len(across))].astype(np.float64), 0)
+
+
+@njit(cache=True)
+def _draw_lashes(
+    picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, edge: np.ndarray, width: float, colour: np.ndarray,
+    strength: float,
+) -> None:
+    """A soft dark line along the edge of a closing upper lid, in place: it hides the seam with the lower lid."""
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = (-dx * frame[3] + dy * frame[2] - at_column(edge, u)) / width
+            a = strength * np.exp(-0.5 * v * v) * ramp((u + 0.05) / 0.2) * ramp((1.05 - u) / 0.2)
+            if a > 0.01:
+                for c in range(3):
+                    p = np.float64(picture[row, column, c])
+                    picture[row, column, c] = np.uint8(min(max(p + a * (min(colour[c], p) - p) + 0.5, 0.0), 255.0))
 
 
 @njit(cache=True)

@@ -1,8 +1,8 @@
 """The inside of the mouth, drawn behind the inner lips: cavity, tongue, teeth.
 
-Upper teeth hang on the skull, lower teeth and tongue on the jaw; the lips uncover them. Sizes are in millimetres of an average adult,
-brought to the picture by the distance of the outer eye corners. Colours come from the portrait's own lips, skin and eyes, edges
-are as soft as the portrait. Where the portrait shows the inside of its mouth, that is used, each half on its bone.
+Upper teeth hang on the skull, lower teeth and tongue on the jaw; the lips uncover them. Sizes are in millimetres of an average
+adult, brought to the picture by the distance of the outer eye corners. Colours come from the portrait's own lips, skin and
+eyes, edges are as soft as the portrait. Where the portrait shows the inside of its mouth, that is used, each half on its bone.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from numba import njit
+from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import COLUMNS, Aperture, trace
 from vivavoce.latent.raster import at_column, blend, ramp
-from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, JAW_POINTS, LEFT_EYE, RIGHT_EYE
+from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
 
 _EYES_MM = 90.0  # outer eye corner to outer eye corner
 _WIDTHS_MM = (8.6, 6.5, 7.7, 7.0, 6.8, 10.0, 10.0)  # upper teeth from the middle outwards, along the arch
 _LOWER_WIDTHS_MM = (5.4, 5.9, 6.8, 7.0, 7.1, 11.0, 10.5)
 _ARCH_MM = (27.0, 34.0)  # half width and depth of the upper arch
 _LOWER_ARCH_MM = (24.0, 31.0)
+_TEETH_END_MM = (20.0, 23.5)  # below the base of the nose
 _OPEN_MM = 1.8  # lips further apart than this show the inside of the portrait's mouth
 _CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
 _LIPS = (12, 15, 38, 268, 86, 316, 72, 302, 85, 315)
@@ -42,7 +44,7 @@ class MouthSource:
 
     lips: its inner lips; shown: whether it shows its inside; split: height (px over the line of the corners) at which what is
     shown belongs to the jaw; mm: px per millimetre; soft: width of an edge, px;
-    colours (5, 3): teeth, gums, tongue, cavity at the lips, cavity at the back.
+    colours (5, 3): teeth, gums, tongue, cavity at the lips, cavity at the back; vivid: 0 for a grey picture, 1 for full colour.
     """
 
     lips: Aperture
@@ -53,6 +55,7 @@ class MouthSource:
     upper: Arch
     lower: Arch
     colours: Float64[np.ndarray, "5 3"]
+    vivid: float
 
 
 def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> MouthSource:
@@ -66,20 +69,23 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     down -= across * (down @ across)
     down /= np.linalg.norm(down)
     axes = mm * np.stack([across, down, np.cross(across, down)])
+    soft = softness(image, landmarks)
     shown = lips.height > _OPEN_MM * mm
     top, bottom = points[13], points[14]
-    line = (top + bottom) / 2
-    # Open lips: the upper one is a little above the line where they met, and that is where the teeth end.
-    edge = top + min(lips.height / mm * 0.35, 2.5) * axes[1] if shown else line
+    # Where the upper teeth end: just above the line of closed lips, and never far from where they end in other people.
+    drop = float((top - points[NOSE_BASE]) @ axes[1]) / mm**2
+    drop = np.clip(drop + min(0.35 * lips.height / mm, 2.0) - 0.8, *_TEETH_END_MM) - drop
+    colours, vivid = _colours(image, landmarks)
     return MouthSource(
         lips=lips,
         shown=shown,
         split=_split(image, lips) if shown else 0.0,
         mm=mm,
-        soft=1.6 * softness(image, landmarks),
-        upper=_arch(edge + axes.T @ (0.0, 1.2, 5.0), axes, _WIDTHS_MM, _ARCH_MM, -1.0),
-        lower=_arch((bottom if shown else line) + axes.T @ (0.0, -0.4, 7.0), axes, _LOWER_WIDTHS_MM, _LOWER_ARCH_MM, 0.5),
-        colours=_colours(image, landmarks),
+        soft=1.6 * soft,
+        upper=_arch(top + (0.0, drop, 5.0) @ axes, axes, _WIDTHS_MM, _ARCH_MM, soft / mm, -1.0),
+        lower=_arch(bottom + (0.0, 0.6, 7.0) @ axes, axes, _LOWER_WIDTHS_MM, _LOWER_ARCH_MM, soft / mm, 0.5),
+        colours=colours,
+        vivid=vivid,
     )
 
 
@@ -109,37 +115,53 @@ def draw_mouth(
     jaw = 0.95 * (target[list(JAW_POINTS)] - moved[list(JAW_POINTS)])[:, :2].mean(0)
     bite, shade = _row(mouth.upper, place, np.zeros(2), lips, -1e3)
     low_bite, low_shade = _row(mouth.lower, place, jaw, lips, 1e3)
+    # Lips hide most of the teeth, however far apart they are; the upper ones seldom hide all of them.
+    middle, size = COLUMNS // 2, mouth.mm * scale
+    bite -= _beyond(bite[middle] - upper[middle], 2.5 * size, 2.5 * size)
+    opening = lips.lower[middle] - lips.upper[middle]
+    bite += max(min(1.6 * size, 0.25 * opening) - (bite[middle] - upper[middle]), 0.0)
+    low_bite += _beyond(lower[middle] - low_bite[middle], 0.8 * size, 1.4 * size)
     change = np.abs(lips.height - scale * mouth.lips.height) + float(np.linalg.norm(jaw))
     shape = (y1 - y0, x1 - x0)
     map_x, map_y, alpha, taken = (np.empty(shape, np.float32) for _ in range(4))
     layer = np.empty((*shape, 3), np.uint8)
     _paint(
-        (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.mm * scale, mouth.soft, layer, alpha
+        (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.vivid, size, mouth.soft, layer,
+        alpha,
     )
     if mouth.shown:
         skull = cv2.invertAffineTransform(motion)
         with_jaw = motion.copy()
         with_jaw[:, 2] += jaw
         _own_inside(
-            (x0, y0), mouth.lips.frame, mouth.lips.upper, mouth.lips.lower, mouth.split, skull, cv2.invertAffineTransform(with_jaw),
-            mouth.soft * (1.0 - 1.6 * min(change / (3 * mouth.mm), 1.0)), mouth.soft, map_x, map_y, taken,
+            (x0, y0), mouth.lips.frame, mouth.lips.upper, mouth.lips.lower, mouth.split,
+            skull, cv2.invertAffineTransform(with_jaw), mouth.soft * (1.0 - 1.6 * min(change / (3 * mouth.mm), 1.0)), mouth.soft,
+            map_x, map_y, taken,
         )
         own = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         blend(layer, own, taken)
     blend(picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]], layer, alpha)
 
 
+def _beyond(value: float, knee: float, room: float) -> float:
+    """How much to take off a value so that it levels off at knee + room."""
+    over = max(value - knee, 0.0)
+    return over - room * (1 - float(np.exp(-over / room)))
+
+
 def softness(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> float:
     """How soft the portrait's face is: about the standard deviation (px) of the blur that its finest detail has seen."""
     low, high = landmarks[:, :2].min(0).clip(0), landmarks[:, :2].max(0)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[int(low[1]) : int(high[1]) + 1, int(low[0]) : int(high[0]) + 1].astype(np.float32)
+    face = image[int(low[1]) : int(high[1]) + 1, int(low[0]) : int(high[0]) + 1]
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     ratio = float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(cv2.Laplacian(half, cv2.CV_32F).std(), 1e-3))
     return float(np.clip(0.55 / max(ratio, 1e-3), 0.6, 2.5))
 
 
 def _arch(
-    middle: np.ndarray, axes: np.ndarray, widths_mm: tuple[float, ...], half_mm: tuple[float, float], rise_mm: float
+    middle: np.ndarray, axes: np.ndarray, widths_mm: tuple[float, ...], half_mm: tuple[float, float], soft_mm: float,
+    rise_mm: float,
 ) -> Arch:
     """A row of teeth about its middle (px); axes (3, 3): a millimetre to the left, down and back, in px. Its corners lie rise_mm
     lower (negative: higher) than its middle."""
@@ -153,9 +175,12 @@ def _arch(
     from_gap = np.minimum(part, 1 - part) * np.array(widths_mm)[tooth]
     # Corners of the biting edge are rounded, side teeth a little shorter and in less light, gaps faint.
     sign = -1.0 if rise_mm < 0 else 1.0
-    short = sign * (0.7 * np.exp(-from_gap / 0.7) + np.array([0.0, 0.6, 0.1, 0.6, 0.8, 1.0, 1.0])[tooth])
+    short = sign * (0.5 * np.exp(-from_gap / 0.6) + np.array([0.0, 0.6, 0.1, 0.6, 0.8, 1.0, 1.0])[tooth])
     height = short + rise_mm * (np.abs(along) / 30) ** 2
-    light = (1 - 0.2 * np.exp(-from_gap / 0.45)) * (1 - 0.06 * (2 * part - 1) ** 2) * np.array([1, 0.97, 0.92, 0.84, 0.72, 0.6, 0.5])[tooth]
+    light = np.array([1, 0.97, 0.92, 0.84, 0.72, 0.6, 0.5])[tooth] * (1 - 0.07 * (2 * part - 1) ** 2)
+    light *= 1 - 0.13 * np.exp(-from_gap / 0.4)
+    spread = max(soft_mm, 0.2) / float(np.diff(along).mean())
+    light, height = gaussian_filter1d(light, spread), gaussian_filter1d(height, spread)
     local = np.stack([flat[:, 0], height, flat[:, 1]], 1)
     return Arch(points=middle + local @ axes, shade=light)
 
@@ -188,7 +213,7 @@ def _split(image: np.ndarray, lips: Aperture) -> float:
     return float(rows[darkest])
 
 
-def _colours(image: np.ndarray, landmarks: np.ndarray) -> Float64[np.ndarray, "5 3"]:
+def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarray, "5 3"], float]:
     smooth = cv2.GaussianBlur(image, (0, 0), max(1.0, image.shape[0] / 256))
 
     def colour(points: tuple[int, ...]) -> np.ndarray:
@@ -202,27 +227,30 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> Float64[np.ndarray, "5
         cv2.fillPoly(mask, [landmarks[ring, :2].round().astype(np.int32)], 1)
     eye = image[mask > 0].astype(np.float64).mean(-1)
     white = float(np.percentile(eye, 88)) if len(eye) else float(skin.mean())
-    light = float(np.clip(max(0.9 * white, 0.85 * skin.mean()), 30, 205))
+    light = float(np.clip(0.9 * skin.mean() + 0.7 * white, 45, 228))
     vivid = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1.0) / 0.25, 0, 1))
     warm = np.array([1.05, 0.98, 0.88])
     tint = 0.7 * warm + 0.3 * skin / max(float(skin.mean()), 1.0)
     teeth = light * (1 + vivid * (tint / tint.mean() - 1))
     flesh = 0.55 * lip + 0.45 * skin * (1 - vivid * np.array([0.1, 0.4, 0.38]))
-    return np.stack(
-        [teeth, 0.75 * flesh, 0.72 * flesh, 0.34 * flesh * (1 - vivid * np.array([0, 0.25, 0.25])), 0.07 * flesh]
-    ).clip(0, 255)
+    depth = flesh * (1 - vivid * np.array([0, 0.35, 0.35]))
+    return np.stack([teeth, 0.75 * flesh, 1.0 * flesh, 0.45 * depth, 0.15 * depth]).clip(0, 255), vivid
 
 
 @njit(cache=True)
 def _paint(
     origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, bite: np.ndarray, shade: np.ndarray,
-    low_bite: np.ndarray, low_shade: np.ndarray, colours: np.ndarray, mm: float, soft: float, layer: np.ndarray, alpha: np.ndarray,
+    low_bite: np.ndarray, low_shade: np.ndarray, colours: np.ndarray, vivid: float,
+    mm: float, soft: float, layer: np.ndarray, alpha: np.ndarray,
 ) -> None:
     """Paint cavity, tongue, lower and upper teeth over each other; alpha is the opening's soft mask."""
     tallest = 0.0
     for i in range(upper.size):
         tallest = max(tallest, lower[i] - upper[i])
-    light = 0.45 + 0.55 * ramp(tallest / (9 * mm))
+    light = 0.7 + 0.3 * ramp(tallest / (6 * mm))
+    # Light that reaches the depth has met flesh on its way: shade falls fastest in blue.
+    fall = np.array([1.0, 1.0 + 0.35 * vivid, 1.0 + 0.45 * vivid])
+    floor = lower[lower.size // 2]
     for row in range(alpha.shape[0]):
         for column in range(alpha.shape[1]):
             dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
@@ -236,24 +264,26 @@ def _paint(
             if a <= 0:
                 continue
             side = min(u, 1 - u) * frame[4] / mm  # mm from the nearer corner
-            corner = 0.3 + 0.7 * ramp(side / 11)
-            under_lip = 0.4 + 0.6 * ramp((v - top) / (4.5 * mm))
+            corner = 0.12 + 0.88 * ramp((side - 1) / 12)
+            under_lip = 0.5 + 0.5 * ramp((v - top) / (3 * mm))
             over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
-            back = ramp(min(v - top, 1.6 * (bottom - v)) / (3.5 * mm) + 0.25)
+            back = ramp(min(v - top, 1.6 * (bottom - v)) / (3 * mm) + 0.2)
+            tongue_top = floor - 0.5 * tallest * (1 - 0.5 * (2 * u - 1) ** 2)
+            tongue = ramp((v - tongue_top) / (3.5 * mm) + 0.4)
+            tongue_light = light * corner * over_lip * (0.35 + 0.65 * ramp((v - tongue_top) / (0.35 * tallest + mm)))
             low = at_column(low_bite, u)
-            tongue_top = low - 1.0 * mm + 5.0 * mm * (2 * u - 1) ** 2
-            tongue = ramp((v - tongue_top) / (3.5 * mm) + 0.5) * (0.35 + 0.5 * ramp((v - tongue_top) / (7 * mm)))
+            bite_here = at_column(bite, u)
             lower_teeth = ramp((v - low) / soft + 0.5)
-            upper_teeth = ramp((at_column(bite, u) - v) / soft + 0.5)
-            gum = ramp((at_column(bite, u) - 10 * mm - v) / (1.5 * mm) + 0.5)
+            upper_teeth = ramp((bite_here - v) / soft + 0.5)
+            gum = ramp((bite_here - 9.5 * mm - v) / (1.5 * mm) + 0.5)
             low_gum = ramp((v - low - 7.5 * mm) / (1.5 * mm) + 0.5)
             bright = at_column(shade, u) * under_lip * corner * light
-            low_bright = 0.72 * at_column(low_shade, u) * over_lip * corner * light * (0.5 + 0.5 * ramp((v - top) / (8 * mm)))
+            low_bright = 0.8 * at_column(low_shade, u) * over_lip * corner * light * (0.6 + 0.4 * ramp((v - top) / (6 * mm)))
             for c in range(3):
                 value = colours[3, c] + back * (colours[4, c] - colours[3, c])
-                value += tongue * (colours[2, c] * light * corner - value)
-                value += lower_teeth * ((colours[0, c] + low_gum * (colours[1, c] - colours[0, c])) * low_bright - value)
-                value += upper_teeth * ((colours[0, c] + gum * (colours[1, c] - colours[0, c])) * bright - value)
+                value += tongue * (colours[2, c] * tongue_light ** fall[c] - value)
+                value += lower_teeth * ((colours[0, c] + low_gum * (colours[1, c] - colours[0, c])) * low_bright ** fall[c] - value)
+                value += upper_teeth * ((colours[0, c] + gum * (colours[1, c] - colours[0, c])) * bright ** fall[c] - value)
                 layer[row, column, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
 
 

@@ -15,12 +15,17 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
 from vivavoce.latent import topology
+from vivavoce.latent.aperture import gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
 from vivavoce.latent.raster import rasterise
 from vivavoce.latent.surround import CELLS, Surround, surround
 
+_EYE_KNEE = 0.2  # height over length of an eye below which it is on its way to closed
+_TUCK_EYE = 0.07  # of an eye's length
+_TUCK_LIPS_MM = 0.7
+_LIPS_KNEE_MM = 2.0  # the same for lips, in millimetres
 _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 
 
@@ -77,8 +82,8 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
         triangles=np.ascontiguousarray(np.concatenate([behind, topology.face_triangles(), *holes])),
         behind=len(behind),
         eyes=(
-            prepare_eye(points, topology.RIGHT_EYE, topology.RIGHT_IRIS),
-            prepare_eye(points, topology.LEFT_EYE, topology.LEFT_IRIS),
+            prepare_eye(image, points, topology.RIGHT_EYE, topology.RIGHT_IRIS),
+            prepare_eye(image, points, topology.LEFT_EYE, topology.LEFT_IRIS),
         ),
         mouth=prepare_mouth(image, points),
     )
@@ -91,6 +96,10 @@ class Renderer:
         self.prepared = prepared
         self._left, self._top, width, height = _window(prepared)
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
+        eye = max(e.lids.length for e in prepared.eyes)
+        self._tucks = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
+        if prepared.mouth.shown:
+            self._tucks.append((topology.INNER_LIPS, _TUCK_LIPS_MM * prepared.mouth.mm))
         self._source = np.concatenate([prepared.points[: SKIN], prepared.around.points])
 
     def render(self, target: Float32[np.ndarray, "478 3"]) -> UInt8[np.ndarray, "s s 3"]:
@@ -98,8 +107,11 @@ class Renderer:
         p = self.prepared
         points = _centred(target)
         pose = rigid_motion(p.points[RIGID], points[RIGID])
+        self._meet(points)
         vertices = self._vertices(points, pose)
         shift = self._source[:, :2] - vertices[:, :2]
+        for opening, depth in self._tucks:
+            self._tuck(shift, points, opening, depth)
         rasterise(
             vertices[:, :2], vertices[:, 2], shift, p.triangles, p.behind,
             self._left, self._top, self._map_x, self._map_y, self._nearest,
@@ -115,6 +127,25 @@ class Renderer:
             window, corner, p.image, p.mouth, points, pose(p.points), flat_motion(pose, p.points[_INNER_LIPS]), pose.place
         )
         return frame
+
+    def _meet(self, points: np.ndarray) -> None:
+        """Close lids and lips that the target means to be closed, in place."""
+        p = self.prepared
+        for eye in p.eyes:
+            knee = min(_EYE_KNEE * eye.lids.length / max(eye.lids.height, 1e-3), 0.9)
+            meet(points, gaps(p.points, eye.opening)[0], eye.opening, 0.45 * knee, knee, yields=0.7)
+        if p.mouth.shown:
+            knee = min(_LIPS_KNEE_MM * p.mouth.mm / p.mouth.lips.height, 0.9)
+            meet(points, gaps(p.points, topology.INNER_LIPS)[0], topology.INNER_LIPS, 0.4 * knee, knee, yields=0.5)
+
+    def _tuck(self, shift: np.ndarray, points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], depth: float) -> None:
+        """Edges that close upon an opening fold inwards: move where they sample the portrait outwards, by up to `depth` px, so that
+        nothing of the opening's inside is caught between them."""
+        before, down = gaps(self.prepared.points, opening)
+        now = gaps(points, opening)[0]
+        closing = np.clip(1.25 * (1 - now / np.maximum(before, 1e-3)) - 0.25, 0, 1)[:, None]
+        shift[list(opening[1][1:-1])] += depth * closing * down
+        shift[list(opening[0][1:-1])] -= depth * closing * down
 
     def _vertices(self, points: np.ndarray, pose: Pose) -> np.ndarray:
         """Target place (px) of every vertex: the face's own landmarks, then the grid around it."""
