@@ -145,8 +145,12 @@ def _weights() -> Finding:
         with safe_open(file, "np") as weights:
             numbers = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118 - not a mapping
         described.append(f"{file.stem} ({numbers / 1e6:.2f} M numbers)")
-    found = ", ".join(described) or "none in vivavoce/weights: install vivavoce again"
-    return Finding(what="trained weights", found=found, good=bool(files))
+    if not files:
+        return Finding(what="trained weights", found="none in vivavoce/weights: install vivavoce again", good=False)
+    from vivavoce.animate import Animator
+
+    Animator.load()  # the proof that they fit together
+    return Finding(what="trained weights", found=", ".join(described), good=True)
 
 
 def _cores() -> Finding:

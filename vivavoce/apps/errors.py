@@ -51,7 +51,7 @@ def _install_sentence(library: str) -> str:
     packages = " ".join(SYSTEM_LIBRARIES[name] for name in wanted if name in SYSTEM_LIBRARIES)
     if not packages:
         return f"the system library {library} is missing: install the package of your distribution that holds it"
-    return f"the system lacks {' and '.join(wanted)}: install them with: apt-get install {packages}"
+    return f"the system lacks {' and '.join(wanted)}: install with: apt-get install {packages}"
 
 
 def _system_sentence(error: OSError) -> str:
