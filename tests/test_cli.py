@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import av
@@ -20,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vivavoce.apps import cli
+from vivavoce.animate import Animator, Controls, Settings
+from vivavoce.apps import cli, commands
 from vivavoce.apps.errors import explain
 from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
@@ -28,51 +28,47 @@ from vivavoce.media.portrait import Portrait
 RATE = 16000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Controls:
-    expression: float = 1.0
-    head: float = 1.0
-    blink: float = 1.0
-    gaze: float = 1.0
+class Space:
+    """A portrait needs no preparation."""
+
+    def reference(self, portrait: Portrait, *, size: int | None, crop: bool) -> None:
+        pass
 
 
-class Animator:
-    """Stands in for the real one, so that these tests are about the command line alone: noise, a frame per 1/fps s of sound."""
+class StandIn(Animator):
+    """Noise instead of a face, a frame per 1/fps s of sound, so that these tests are about the command line alone."""
 
     calls: ClassVar[list[dict[str, object]]] = []
     fail_at: ClassVar[tuple[int, BaseException] | None] = None
     pause: ClassVar[float] = 0.0
 
+    def __init__(self) -> None:
+        self.space = Space()
+
     @classmethod
-    def load(cls) -> Animator:
+    def load(cls, weights: Path | None = None) -> StandIn:
         return cls()
 
-    def animate(
-        self, portrait: Portrait, audio: Audio | Iterable[Audio], *, fps: float = 25.0, **options: object
-    ) -> Iterator[np.ndarray]:
-        type(self).calls.append({"portrait": portrait.name, "fps": fps, **options})
+    def animate(self, portrait, audio, *, size=None, crop=False, **options):
+        settings = Settings(**options)
+        self.prepare(portrait, size=size, crop=crop)
+        self.calls.append({"portrait": portrait.name, "size": size, "crop": crop, **options})
         seconds = audio.duration if isinstance(audio, Audio) else sum(block.duration for block in audio)
-        for k in range(round(seconds * fps)):
+        return self.frames(round(seconds * settings.fps))
+
+    def frames(self, count: int) -> Iterator[np.ndarray]:
+        for k in range(count):
             if self.fail_at is not None and k == self.fail_at[0]:
                 raise self.fail_at[1]
             time.sleep(self.pause)
             yield np.random.default_rng(k).integers(0, 256, (64, 96, 3), np.uint8)
 
 
-def stand_in() -> ModuleType:
-    module = ModuleType("vivavoce.animate")
-    vars(module).update(Animator=Animator, Controls=Controls)
-    return module
-
-
 @pytest.fixture(autouse=True)
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(Animator, "calls", [])
-    monkeypatch.setattr(Animator, "fail_at", None)
-    monkeypatch.setitem(sys.modules, "vivavoce.animate", stand_in())
-    monkeypatch.delitem(sys.modules, "vivavoce.apps.commands", raising=False)
-    yield
-    sys.modules.pop("vivavoce.apps.commands", None)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "calls", [])
+    monkeypatch.setattr(StandIn, "fail_at", None)
+    monkeypatch.setattr(commands, "Animator", StandIn)
 
 
 @pytest.fixture
@@ -123,12 +119,12 @@ BAD = {
     "too few frames": ("animate face.png speech.wav -o out.mp4 --fps 9.9", r"9\.9.*10 to 60"),
     "too many frames": ("animate face.png speech.wav -o out.mp4 --fps 61", "61.*10 to 60"),
     "frames that are no number": ("animate face.png speech.wav -o out.mp4 --fps nan", "nan"),
-    "a size too small": ("animate face.png speech.wav -o out.mp4 --size 8", "--size 8 "),
-    "a size too large": ("animate face.png speech.wav -o out.mp4 --size 100000", "--size 100000"),
-    "a negative strength": ("animate face.png speech.wav -o out.mp4 --head=-1", "--head -1"),
-    "a negative seed": ("animate face.png speech.wav -o out.mp4 --seed=-1", "--seed -1"),
+    "a size too small": ("animate face.png speech.wav -o out.mp4 --size 8", "size of 8 "),
+    "a size too large": ("animate face.png speech.wav -o out.mp4 --size 100000", "size of 100000"),
+    "a negative strength": ("animate face.png speech.wav -o out.mp4 --head=-1", "head is -1"),
+    "a negative seed": ("animate face.png speech.wav -o out.mp4 --seed=-1", "seed is -1"),
     "a negative face": ("animate face.png speech.wav -o out.mp4 --face=-1", "face -1"),
-    "a bad guidance": ("animate face.png speech.wav -o out.mp4 --guidance nan", "--guidance nan"),
+    "a bad guidance": ("animate face.png speech.wav -o out.mp4 --guidance nan", "guidance of nan"),
     "a table of another kind": ("track speech.wav -o out.txt", r"out\.txt.*\.npz or \.csv"),
 }
 
@@ -145,7 +141,7 @@ def test_bad_input_is_one_sentence_and_leaves_the_folder_alone(
     assert err.startswith("vivavoce: ")
     assert err.count("\n") == 1
     assert _contents(folder) == before
-    assert Animator.calls == [] or "frames" in says  # refused before the work
+    assert StandIn.calls == []  # refused before the work
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -182,7 +178,7 @@ def test_stopped_halfway_leaves_nothing_behind_and_what_was_there_alone(
     folder: Path, capsys: pytest.CaptureFixture[str], output: str, error: BaseException, code: int, says: str, frame: int
 ) -> None:
     before = _contents(folder)
-    Animator.fail_at = (frame, error)
+    StandIn.fail_at = (frame, error)
     assert cli.main(["animate", "face.png", "speech.wav", "-o", output, "--overwrite"]) == code
     err = capsys.readouterr().err
     assert says in err
@@ -191,7 +187,7 @@ def test_stopped_halfway_leaves_nothing_behind_and_what_was_there_alone(
 
 
 def test_our_own_mistakes_keep_their_traceback(folder: Path) -> None:
-    Animator.fail_at = (3, AssertionError("ours"))
+    StandIn.fail_at = (3, AssertionError("ours"))
     before = _contents(folder)
     with pytest.raises(AssertionError, match="ours"):
         cli.main(["animate", "face.png", "speech.wav", "-o", "out.mp4"])
@@ -201,7 +197,7 @@ def test_our_own_mistakes_keep_their_traceback(folder: Path) -> None:
 def test_options_reach_the_animator_and_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "animate face.png speech.wav -o out.mp4 --fps 30 --size 128 --crop --seed 7 --guidance 1.5 --head 0.5 --gaze 0"
     assert cli.main(line.split()) == 0, capsys.readouterr().err
-    (call,) = Animator.calls
+    (call,) = StandIn.calls
     assert call.pop("controls") == Controls(head=0.5, gaze=0.0)
     assert call == {"portrait": "face.png", "fps": 30.0, "size": 128, "crop": True, "seed": 7, "guidance": 1.5}
     with av.open("out.mp4") as video:
@@ -227,7 +223,7 @@ def test_overwrite_replaces(folder: Path) -> None:
 
 def test_the_demo_needs_nothing_but_the_installation(folder: Path) -> None:
     assert cli.main(["demo"]) == 0
-    assert Animator.calls[0]["portrait"] == "astronaut"
+    assert StandIn.calls[0]["portrait"] == "astronaut"
     assert (folder / "demo.mp4").stat().st_size > 0
 
 
@@ -247,7 +243,7 @@ def _child(preparation: str) -> subprocess.Popen[str]:
     places = [str(Path(__file__).parent), str(Path(cli.__file__).parents[2])]
     script = (
         f"import sys\nsys.path[:0] = {places!r}\nimport test_cli\n"
-        f"sys.modules['vivavoce.animate'] = test_cli.stand_in()\n{preparation}\n"
+        f"test_cli.commands.Animator = test_cli.StandIn\n{preparation}\n"
         "sys.argv = ['vivavoce', *'animate face.png speech.wav -o out.mp4'.split()]\ntest_cli.cli.console()"
     )
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -278,7 +274,7 @@ def test_a_write_that_the_system_refuses(folder: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_from_outside_leaves_nothing_behind(folder: Path, number: signal.Signals, code: int) -> None:
     before = _contents(folder)
-    with _child("test_cli.Animator.pause = 0.5") as process:
+    with _child("test_cli.StandIn.pause = 0.5") as process:
         deadline = time.monotonic() + 60
         while not _begun(folder):
             assert time.monotonic() < deadline

@@ -67,10 +67,11 @@ def drive(options: cli.Drive) -> None:
     check_output(options.output, render.overwrite)
     portrait = Portrait.open(options.portrait, face=render.face)
     animator = Animator.load()
-    recorded = read_frames(options.video, animator.space.spec.rate_hz)
+    rate, seconds = animator.space.spec.rate_hz, _seconds(options.video)
+    recorded = shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")
     frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=_controls(render))
     sound = options.video if has_sound(options.video) else None
-    _write(frames, options.output, fps=render.fps, sound=sound, seconds=_seconds(options.video), overwrite=render.overwrite)
+    _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
 
 
 def track(options: cli.Track) -> None:
