@@ -24,8 +24,8 @@ MAX_SECONDS = 6 * 3600.0
 SILENCE_PEAK = 1e-3
 # A reader forgives a scratch, and no more than this share of packets.
 MAX_DAMAGED_SHARE = 0.05
-# Containers whose header states the length of the sound exactly, so that a shorter one has been cut.
-_EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
+# Containers whose header states the length of a stream exactly, so that a shorter one has been cut.
+EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 _CUT_SHORT_SECONDS = 0.25
 # Zero crossings on each side and the window's shape: 80 dB of rejection, flat up to 84 % of the lower Nyquist frequency.
 _CROSSINGS = 32
@@ -177,7 +177,7 @@ def _declared_seconds(path: Path, container: InputContainer, stream: AudioStream
             size = path.stat().st_size
             raise ValueError(_cut_short(path, found, found * (size + missing) / size))
         return None
-    if container.format.name not in _EXACT_LENGTH or stream.duration is None or stream.time_base is None:
+    if container.format.name not in EXACT_LENGTH or stream.duration is None or stream.time_base is None:
         return None
     return float(stream.duration * stream.time_base)
 
