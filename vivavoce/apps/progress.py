@@ -50,7 +50,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._what = ""
-        self._first, self._started, self._said = 0, 0.0, time.monotonic()
+        self._first, self._started, self._said = 0, 0.0, 0.0
 
     def __enter__(self) -> Lines:
         return self
@@ -61,7 +61,8 @@ class Lines:
     def __call__(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if what != self._what:
-            self._what, self._first, self._started = what, done, now  # the first step may have taken long: no measure of pace
+            # The first step may have taken long: no measure of pace.
+            self._what, self._first, self._started, self._said = what, done, now, now
         if now - self._said >= LINE_SECONDS and done > self._first:
             self._said = now
             left = "" if total is None else f" of {total}, about {self._left(done, total, now)} s left"
