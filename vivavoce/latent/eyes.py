@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, UInt8
 from numba import njit
 
 from vivavoce.latent.aperture import Aperture, trace
-from vivavoce.latent.raster import at_column, blend, ramp
+from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
 
 Opening = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -84,7 +84,8 @@ def draw_eye(
     closing = 1 - lids.height / max(eye.lids.height * lids.length / eye.lids.length, 1e-3)
     if closing > 0.4:
         strength = 0.7 * min((closing - 0.4) / 0.5, 1.0)
-        _draw_lashes(patch, (x0, y0), lids.frame, lids.upper, 0.025 * lids.length, eye.lash, strength)
+        # A closing lid shows its lashes as a line; that also hides the seam with the lower lid.
+        draw_line(patch, (x0, y0), lids.frame, lids.upper, 0.025 * lids.length, eye.lash, strength)
 
 
 def _lash_colour(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, " 3"]:
@@ -96,24 +97,6 @@ def _lash_colour(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, " 3"]
     colour = cv2.remap(image, spot.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     dark = colour.sum(-1).argmin(0)
     return np.median(colour[dark, np.arange(len(across))].astype(np.float64), 0)
-
-
-@njit(cache=True)
-def _draw_lashes(
-    picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, edge: np.ndarray, width: float, colour: np.ndarray,
-    strength: float,
-) -> None:
-    """A soft dark line along the edge of a closing upper lid, in place: it hides the seam with the lower lid."""
-    for row in range(picture.shape[0]):
-        for column in range(picture.shape[1]):
-            dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
-            u = (dx * frame[2] + dy * frame[3]) / frame[4]
-            v = (-dx * frame[3] + dy * frame[2] - at_column(edge, u)) / width
-            a = strength * np.exp(-0.5 * v * v) * ramp((u + 0.05) / 0.2) * ramp((1.05 - u) / 0.2)
-            if a > 0.01:
-                for c in range(3):
-                    p = np.float64(picture[row, column, c])
-                    picture[row, column, c] = np.uint8(min(max(p + a * (min(colour[c], p) - p) + 0.5, 0.0), 255.0))
 
 
 @njit(cache=True)
@@ -135,7 +118,7 @@ def _look_up(
             u = (dx * frame[2] + dy * frame[3]) / frame[4]
             v = -dx * frame[3] + dy * frame[2]
             lid_u, lid_l = at_column(upper, u), at_column(lower, u)
-            a = ramp((v - lid_u) / edge + 0.5) * ramp((lid_l - v) / edge + 0.5)
+            a = ramp(below(upper, u, v, frame[4]) / edge + 0.5) * ramp(0.5 - below(lower, u, v, frame[4]) / edge)
             if u < -0.03 or u > 1.03 or lid_l - lid_u <= 0:
                 a = 0.0
             a *= ramp((lid_l - lid_u) / 2.5)

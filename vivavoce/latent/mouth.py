@@ -16,7 +16,7 @@ from numba import njit
 from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import COLUMNS, Aperture, trace
-from vivavoce.latent.raster import at_column, blend, ramp
+from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
 from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
 
 _EYES_MM = 90.0  # outer eye corner to outer eye corner
@@ -25,7 +25,8 @@ _LOWER_WIDTHS_MM = (5.4, 5.9, 6.8, 7.0, 7.1, 11.0, 10.5)
 _ARCH_MM = (27.0, 34.0)  # half width and depth of the upper arch
 _LOWER_ARCH_MM = (24.0, 31.0)
 _TEETH_END_MM = (20.0, 23.5)  # below the base of the nose
-_OPEN_MM = 1.8  # lips further apart than this show the inside of the portrait's mouth
+_OPEN_MM = 1.8  # lips further apart than this count as parted in the portrait
+_DEEP_MM = 6.0  # lips further apart than this show the inside of its mouth even without teeth
 _CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
 _LIPS = (12, 15, 38, 268, 86, 316, 72, 302, 85, 315)
 
@@ -42,12 +43,14 @@ class Arch:
 class MouthSource:
     """The portrait's mouth.
 
-    lips: its inner lips; shown: whether it shows its inside; split: height (px over the line of the corners) at which what is
-    shown belongs to the jaw; mm: px per millimetre; soft: width of an edge, px;
+    lips: its inner lips; parted: whether they are apart; shown: whether the mouth's inside is seen, so that it can be used;
+    split: height (px over the line of the corners) below which what is shown belongs to the jaw; mm: px per millimetre;
+    soft: width of an edge, px; upper, lower: the rows of teeth to paint;
     colours (5, 3): teeth, gums, tongue, cavity at the lips, cavity at the back; vivid: 0 for a grey picture, 1 for full colour.
     """
 
     lips: Aperture
+    parted: bool
     shown: bool
     split: float
     mm: float
@@ -70,7 +73,8 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     down /= np.linalg.norm(down)
     axes = mm * np.stack([across, down, np.cross(across, down)])
     soft = softness(image, landmarks)
-    shown = lips.height > _OPEN_MM * mm
+    parted = lips.height > _OPEN_MM * mm
+    shown = parted and (lips.height > _DEEP_MM * mm or _shows_teeth(image, lips, landmarks))
     top, bottom = points[13], points[14]
     # Where the upper teeth end: just above the line of closed lips, and never far from where they end in other people.
     drop = float((top - points[NOSE_BASE]) @ axes[1]) / mm**2
@@ -78,6 +82,7 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     colours, vivid = _colours(image, landmarks)
     return MouthSource(
         lips=lips,
+        parted=parted,
         shown=shown,
         split=_split(image, lips) if shown else 0.0,
         mm=mm,
@@ -107,10 +112,14 @@ def draw_mouth(
         # Lips that touch still leave the tracker's gap between them: open by what exceeds it.
         gap = scale * (mouth.lips.lower - mouth.lips.upper) / 2
         upper, lower = upper + gap, lower - gap
-    if (lower - upper).max() < 0.3:
-        return
-    x0, y0, x1, y1 = lips.box(2, corner, picture.shape)
+    x0, y0, x1, y1 = lips.box(2 + int(2 * mouth.mm), corner, picture.shape)
     if x1 <= x0 or y1 <= y0:
+        return
+    patch = picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
+    closing = 1 - lips.height / max(scale * mouth.lips.height, 1e-3)
+    if mouth.parted and closing > 0.6:  # lips that close draw a line, which hides their seam
+        draw_line(patch, (x0, y0), lips.frame, (upper + lower) / 2, 0.45 * mouth.mm, mouth.colours[3], 1.5 * (closing - 0.6))
+    if (lower - upper).max() < 0.3:
         return
     jaw = 0.95 * (target[list(JAW_POINTS)] - moved[list(JAW_POINTS)])[:, :2].mean(0)
     bite, shade = _row(mouth.upper, place, np.zeros(2), lips, -1e3)
@@ -121,26 +130,25 @@ def draw_mouth(
     opening = lips.lower[middle] - lips.upper[middle]
     bite += max(min(1.6 * size, 0.25 * opening) - (bite[middle] - upper[middle]), 0.0)
     low_bite += _beyond(lower[middle] - low_bite[middle], 0.8 * size, 1.4 * size)
-    change = np.abs(lips.height - scale * mouth.lips.height) + float(np.linalg.norm(jaw))
     shape = (y1 - y0, x1 - x0)
-    map_x, map_y, alpha, taken = (np.empty(shape, np.float32) for _ in range(4))
+    alpha = np.empty(shape, np.float32)
     layer = np.empty((*shape, 3), np.uint8)
+    if mouth.shown and mouth.split < mouth.lips.lower[middle]:
+        bite, low_bite = np.full(COLUMNS, -1e3), np.full(COLUMNS, 1e3)  # the portrait shows its own
     _paint(
         (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.vivid, size, mouth.soft, layer,
         alpha,
     )
     if mouth.shown:
-        skull = cv2.invertAffineTransform(motion)
-        with_jaw = motion.copy()
-        with_jaw[:, 2] += jaw
+        map_x, map_y, taken = (np.empty(shape, np.float32) for _ in range(3))
+        change = np.abs(lips.height - scale * mouth.lips.height) + float(np.linalg.norm(jaw))
         _own_inside(
-            (x0, y0), mouth.lips.frame, mouth.lips.upper, mouth.lips.lower, mouth.split,
-            skull, cv2.invertAffineTransform(with_jaw), mouth.soft * (1.0 - 1.6 * min(change / (3 * mouth.mm), 1.0)), mouth.soft,
-            map_x, map_y, taken,
+            (x0, y0), lips.frame, upper, lower, mouth.lips.frame, mouth.lips.upper, mouth.lips.lower, mouth.split,
+            cv2.invertAffineTransform(motion), mouth.mm, mouth.soft, min(change / (3 * mouth.mm), 1.0), map_x, map_y, taken,
         )
         own = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         blend(layer, own, taken)
-    blend(picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]], layer, alpha)
+    blend(patch, layer, alpha)
 
 
 def _beyond(value: float, knee: float, room: float) -> float:
@@ -198,15 +206,36 @@ def _row(arch: Arch, place: np.ndarray, jaw: np.ndarray, lips: Aperture, nowhere
     return np.where(inside, np.interp(columns, u, v), nowhere), np.where(inside, np.interp(columns, u, shade), 0.0)
 
 
-def _split(image: np.ndarray, lips: Aperture) -> float:
-    """Height over the line of the corners below which the shown inside belongs to the jaw: the darkest row between the rows of
-    teeth; the lower lip where there is no dark row (closed teeth)."""
+def _inside(image: np.ndarray, lips: Aperture) -> tuple[np.ndarray, np.ndarray]:
+    """What is between the lips, around the middle: heights (n,; px over the line of the corners) and colours (n, k, 3)."""
     top, bottom = float(lips.upper[COLUMNS // 2]), float(lips.lower[COLUMNS // 2])
     rows = np.linspace(top + 0.15 * (bottom - top), bottom - 0.1 * (bottom - top), 25)
     across = np.linspace(0.35, 0.65, 13)
-    ax = lips.axis
-    spot = lips.start + across[None, :, None] * (lips.end - lips.start) + rows[:, None, None] * np.array([-ax[1], ax[0]])
-    value = cv2.remap(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), spot.astype(np.float32), None, cv2.INTER_LINEAR).mean(1)
+    axis = lips.axis
+    spot = lips.start + across[None, :, None] * (lips.end - lips.start) + rows[:, None, None] * np.array([-axis[1], axis[0]])
+    return rows, cv2.remap(image, spot.astype(np.float32), None, cv2.INTER_LINEAR).astype(np.float64)
+
+
+def _shows_teeth(image: np.ndarray, lips: Aperture, landmarks: np.ndarray) -> bool:
+    """Whether some of what is between the lips is brighter or much paler than they are."""
+    at = landmarks[list(_LIPS), :2].round().astype(int).clip(0, image.shape[0] - 1)
+    lip = np.median(image[at[:, 1], at[:, 0]].astype(np.float64), 0)
+    inside = _inside(image, lips)[1]
+
+    def vivid(colour: np.ndarray) -> np.ndarray:
+        return (colour.max(-1) - colour.min(-1)) / np.maximum(colour.max(-1), 1)
+
+    light = inside.mean(-1) / max(float(lip.mean()), 1.0)
+    teeth = (light > 1.25) | ((light > 0.6) & (vivid(inside) < 0.6 * vivid(lip)) & (vivid(lip) > 0.15))
+    return bool(teeth.mean() > 0.12)
+
+
+def _split(image: np.ndarray, lips: Aperture) -> float:
+    """Height over the line of the corners below which the shown inside belongs to the jaw: the darkest row between the rows of
+    teeth; the lower lip where there is no dark row (closed teeth)."""
+    rows, colour = _inside(image, lips)
+    value = colour.mean((1, 2))
+    top, bottom = float(lips.upper[COLUMNS // 2]), float(lips.lower[COLUMNS // 2])
     darkest = int(value[3:].argmin()) + 3
     if value[darkest] > 0.7 * value[:darkest].max() or darkest == len(rows) - 1:
         return bottom + 0.2 * (bottom - top)
@@ -257,13 +286,13 @@ def _paint(
             u = (dx * frame[2] + dy * frame[3]) / frame[4]
             v = -dx * frame[3] + dy * frame[2]
             top, bottom = at_column(upper, u), at_column(lower, u)
-            a = ramp((v - top) / soft + 0.5) * ramp((bottom - v) / soft + 0.5) * ramp((bottom - top) / (1.2 * soft))
-            if u < 0 or u > 1:
-                a = 0.0
+            a = ramp(below(upper, u, v, frame[4]) / soft + 0.5) * ramp(0.5 - below(lower, u, v, frame[4]) / soft)
+            a *= ramp((bottom - top) / (1.2 * soft))
+            side = min(u, 1 - u) * frame[4] / mm  # mm from the nearer corner
+            a *= ramp((side + 0.3) / 2)
             alpha[row, column] = a
             if a <= 0:
                 continue
-            side = min(u, 1 - u) * frame[4] / mm  # mm from the nearer corner
             corner = 0.12 + 0.88 * ramp((side - 1) / 12)
             under_lip = 0.5 + 0.5 * ramp((v - top) / (3 * mm))
             over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
@@ -282,32 +311,60 @@ def _paint(
             for c in range(3):
                 value = colours[3, c] + back * (colours[4, c] - colours[3, c])
                 value += tongue * (colours[2, c] * tongue_light ** fall[c] - value)
-                value += lower_teeth * ((colours[0, c] + low_gum * (colours[1, c] - colours[0, c])) * low_bright ** fall[c] - value)
-                value += upper_teeth * ((colours[0, c] + gum * (colours[1, c] - colours[0, c])) * bright ** fall[c] - value)
+                row_below = colours[0, c] + low_gum * (colours[1, c] - colours[0, c])
+                row_above = colours[0, c] + gum * (colours[1, c] - colours[0, c])
+                value += lower_teeth * (row_below * low_bright ** fall[c] - value)
+                value += upper_teeth * (row_above * bright ** fall[c] - value)
                 layer[row, column, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
 
 
 @njit(cache=True)
 def _own_inside(
-    origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, split: float, skull: np.ndarray, jaw: np.ndarray,
-    widen: float, soft: float, map_x: np.ndarray, map_y: np.ndarray, taken: np.ndarray,
+    origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray,
+    own_frame: np.ndarray, own_upper: np.ndarray, own_lower: np.ndarray, split: float,
+    skull: np.ndarray, mm: float, soft: float, change: float,
+    map_x: np.ndarray, map_y: np.ndarray, taken: np.ndarray,
 ) -> None:
-    """Where each pixel finds the portrait's own inside of the mouth, on the skull above the split and on the jaw below it, and
-    how far that is to be taken (0 outside the portrait's lips). widen px are allowed beyond them."""
+    """Where each pixel between the target's lips finds the portrait's own inside of the mouth, and how far that is to be taken.
+
+    What is above the split stays with the skull, what is below it stays with the lower lip; where they part, the row between
+    them is stretched and gives way to the painted inside. change: 0 where the target is the portrait itself, up to 1.
+    """
+    scale = np.sqrt(abs(skull[0, 0] * skull[1, 1] - skull[0, 1] * skull[1, 0]))
+    middle = own_lower.size // 2
+    wide = ramp((own_lower[middle] - own_upper[middle]) / (6 * mm) - 1)
+    margin = soft * (0.7 - 6.7 * (1 - min(4 * change, 1.0)))
     for row in range(taken.shape[0]):
         for column in range(taken.shape[1]):
             x, y = origin[0] + column, origin[1] + row
-            best = -1.0
-            for bone in range(2):
-                m = skull if bone == 0 else jaw
-                qx, qy = m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]
-                dx, dy = qx - frame[0], qy - frame[1]
-                u = (dx * frame[2] + dy * frame[3]) / frame[4]
-                v = -dx * frame[3] + dy * frame[2]
-                share = ramp((v - at_column(upper, u) + widen) / soft + 0.5) * ramp((at_column(lower, u) - v + widen) / soft + 0.5)
-                own_side = split - v if bone == 0 else v - split
-                share *= ramp((own_side + max(widen, 0.0)) / soft + 0.5)
-                if share > best:
-                    best = share
-                    map_x[row, column], map_y[row, column] = qx, qy
-            taken[row, column] = best
+            dx, dy = x - frame[0], y - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = -dx * frame[3] + dy * frame[2]
+            own_u, own_l = at_column(own_upper, u), at_column(own_lower, u)
+            here = min(max(split, own_u), own_l) if split < own_lower[middle] else split
+            qx, qy = skull[0, 0] * x + skull[0, 1] * y + skull[0, 2], skull[1, 0] * x + skull[1, 1] * y + skull[1, 2]
+            on_skull = -(qx - own_frame[0]) * own_frame[3] + (qy - own_frame[1]) * own_frame[2]
+            on_jaw = own_l - (at_column(lower, u) - v) * scale
+            parted = on_skull - on_jaw  # px by which the halves are further apart here than in the portrait
+            to, share = on_skull, 1.0
+            if split > own_l:  # teeth all the way down: they end where the portrait's lower lip hid them
+                share = ramp((own_l - on_skull - margin) / soft)
+            elif parted >= 0:
+                if on_skull > here:
+                    to = max(here, on_jaw)
+                    if on_jaw < here:
+                        at = (here - on_jaw) / max(parted, 1e-3)
+                        share = 1 - ramp(parted / (5 * mm)) * ramp(8 * at * (1 - at))
+            elif on_skull > here:  # lips closer than in the portrait: the upper half covers the lower
+                to = on_jaw
+            share += wide * (1 - share)
+            if parted > 0 and wide > 0:  # a wide open mouth has depth enough to be stretched as a whole
+                top, bottom = at_column(upper, u), at_column(lower, u)
+                part = min(max((v - top) / max(bottom - top, 1e-3), 0.0), 1.0)
+                whole = wide * ramp(parted / (2 * mm))
+                to += whole * (own_u + part * (own_l - own_u) - to)
+            to = max(to, own_u + margin)
+            line = u * own_frame[4]
+            map_x[row, column] = own_frame[0] + line * own_frame[2] - to * own_frame[3]
+            map_y[row, column] = own_frame[1] + line * own_frame[3] + to * own_frame[2]
+            taken[row, column] = share

@@ -114,6 +114,35 @@ def ramp(x: float) -> float:
     return t * t * (3 - 2 * t)
 
 
+@njit(cache=True, inline="always")
+def below(values: np.ndarray, u: float, v: float, length: float) -> float:
+    """Distance (px) of a point from a curve, positive below it: the vertical distance, shortened where the curve is steep."""
+    n = values.size - 1
+    p = min(max(u, 0.0), 1.0) * n
+    i = min(int(p), n - 1)
+    f = p - i
+    slope = (values[i + 1] - values[i]) * n / length
+    return (v - values[i] * (1 - f) - values[i + 1] * f) / np.sqrt(1 + slope * slope)
+
+
+@njit(cache=True)
+def draw_line(
+    picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, edge: np.ndarray, width: float, colour: np.ndarray,
+    strength: float,
+) -> None:
+    """Draw a soft line of a colour (where it is darker than the picture) along a curve over a frame, in place."""
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = (-dx * frame[3] + dy * frame[2] - at_column(edge, u)) / width
+            a = strength * np.exp(-0.5 * v * v) * ramp((u + 0.05) / 0.2) * ramp((1.05 - u) / 0.2)
+            if a > 0.01:
+                for c in range(3):
+                    p = np.float64(picture[row, column, c])
+                    picture[row, column, c] = np.uint8(min(max(p + a * (min(colour[c], p) - p) + 0.5, 0.0), 255.0))
+
+
 @njit(cache=True)
 def blend(picture: np.ndarray, layer: np.ndarray, alpha: np.ndarray) -> None:
     """picture (h, w, 3) uint8 becomes (1 - alpha) * picture + alpha * layer, rounded, in place."""

@@ -98,7 +98,7 @@ class Renderer:
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
         eye = max(e.lids.length for e in prepared.eyes)
         self._tucks = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
-        if prepared.mouth.shown:
+        if prepared.mouth.parted:
             self._tucks.append((topology.INNER_LIPS, _TUCK_LIPS_MM * prepared.mouth.mm))
         self._source = np.concatenate([prepared.points[: SKIN], prepared.around.points])
 
@@ -134,13 +134,15 @@ class Renderer:
         for eye in p.eyes:
             knee = min(_EYE_KNEE * eye.lids.length / max(eye.lids.height, 1e-3), 0.9)
             meet(points, gaps(p.points, eye.opening)[0], eye.opening, 0.45 * knee, knee, yields=0.7)
-        if p.mouth.shown:
+        if p.mouth.parted:
             knee = min(_LIPS_KNEE_MM * p.mouth.mm / p.mouth.lips.height, 0.9)
             meet(points, gaps(p.points, topology.INNER_LIPS)[0], topology.INNER_LIPS, 0.4 * knee, knee, yields=0.5)
 
-    def _tuck(self, shift: np.ndarray, points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], depth: float) -> None:
-        """Edges that close upon an opening fold inwards: move where they sample the portrait outwards, by up to `depth` px, so that
-        nothing of the opening's inside is caught between them."""
+    def _tuck(
+        self, shift: np.ndarray, points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], depth: float
+    ) -> None:
+        """Edges that close upon an opening fold inwards: move where they sample the portrait outwards, by up to `depth` px, so
+        that nothing of the opening's inside is caught between them."""
         before, down = gaps(self.prepared.points, opening)
         now = gaps(points, opening)[0]
         closing = np.clip(1.25 * (1 - now / np.maximum(before, 1e-3)) - 0.25, 0, 1)[:, None]
