@@ -9,6 +9,8 @@ from jaxtyping import Float64
 
 from vivavoce.latent.raster import smooth_curve
 
+Opening = tuple[tuple[int, ...], tuple[int, ...]]  # landmarks of the upper and the lower edge, corner to corner
+
 COLUMNS = 96  # columns at which an opening's edges are tabulated
 
 
@@ -53,7 +55,7 @@ class Aperture:
         )
 
 
-def trace(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) -> Aperture:
+def trace(points: np.ndarray, opening: Opening) -> Aperture:
     """Tabulate the edges of an opening of the mesh; points are (n, 2) px."""
     start, end = points[opening[0][0]].astype(np.float64), points[opening[0][-1]].astype(np.float64)
     length = max(float(np.linalg.norm(end - start)), 1e-3)
@@ -72,7 +74,7 @@ def trace(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) 
     return Aperture(start=start, end=end, upper=upper, lower=lower)
 
 
-def gaps(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+def gaps(points: np.ndarray, opening: Opening) -> tuple[np.ndarray, np.ndarray]:
     """How far the lower edge is below the upper one at each pair of opposite points (px), and the direction "down" (2,)."""
     across = points[opening[0][-1], :2] - points[opening[0][0], :2]
     down = np.array([-across[1], across[0]]) / max(float(np.linalg.norm(across)), 1e-3)
@@ -80,7 +82,7 @@ def gaps(points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]]) -
 
 
 def meet(
-    points: np.ndarray, own: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], shut: float, knee: float, yields: float
+    points: np.ndarray, own: np.ndarray, opening: Opening, shut: float, knee: float, yields: float
 ) -> None:
     """Let the edges of an opening meet, in place.
 

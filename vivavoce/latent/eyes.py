@@ -13,10 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from numba import njit
 
-from vivavoce.latent.aperture import Aperture, trace
+from vivavoce.latent.aperture import Aperture, Opening, trace
 from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
-
-Opening = tuple[tuple[int, ...], tuple[int, ...]]
 
 LOOK_REACH = 0.3  # of the eye's length: the furthest that the iris is moved sideways
 NARROW = 0.1  # height over length: below it the portrait's eye counts as shut, and there is no eyeball to show

@@ -24,7 +24,7 @@ _WIDTHS_MM = (8.6, 6.5, 7.7, 7.0, 6.8, 10.0, 10.0)  # upper teeth from the middl
 _LOWER_WIDTHS_MM = (5.4, 5.9, 6.8, 7.0, 7.1, 11.0, 10.5)
 _ARCH_MM = (27.0, 34.0)  # half width and depth of the upper arch
 _LOWER_ARCH_MM = (24.0, 31.0)
-_TEETH_END_MM = (20.0, 23.5)  # below the base of the nose
+_TEETH_END_MM = (20.5, 25.0)  # below the base of the nose
 _OPEN_MM = 1.8  # lips further apart than this count as parted in the portrait
 _DEEP_MM = 6.0  # lips further apart than this show the inside of its mouth even without teeth
 _CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
@@ -76,9 +76,9 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     parted = lips.height > _OPEN_MM * mm
     shown = parted and (lips.height > _DEEP_MM * mm or _shows_teeth(image, lips, landmarks))
     top, bottom = points[13], points[14]
-    # Where the upper teeth end: just above the line of closed lips, and never far from where they end in other people.
+    # Where the upper teeth end: about at the line of closed lips, and never far from where they end in other people.
     drop = float((top - points[NOSE_BASE]) @ axes[1]) / mm**2
-    drop = np.clip(drop + min(0.35 * lips.height / mm, 2.0) - 0.8, *_TEETH_END_MM) - drop
+    drop = np.clip(drop + min(0.35 * lips.height / mm, 2.0) + 0.2, *_TEETH_END_MM) - drop
     colours, vivid = _colours(image, landmarks)
     return MouthSource(
         lips=lips,
@@ -126,9 +126,9 @@ def draw_mouth(
     low_bite, low_shade = _row(mouth.lower, place, jaw, lips, 1e3)
     # Lips hide most of the teeth, however far apart they are; the upper ones seldom hide all of them.
     middle, size = COLUMNS // 2, mouth.mm * scale
-    bite -= _beyond(bite[middle] - upper[middle], 2.5 * size, 2.5 * size)
+    bite -= _beyond(bite[middle] - upper[middle], 3.5 * size, 2.5 * size)
     opening = lips.lower[middle] - lips.upper[middle]
-    bite += max(min(1.6 * size, 0.25 * opening) - (bite[middle] - upper[middle]), 0.0)
+    bite += max(min(3.2 * size, 0.5 * opening) - (bite[middle] - upper[middle]), 0.0)
     low_bite += _beyond(lower[middle] - low_bite[middle], 0.8 * size, 1.4 * size)
     shape = (y1 - y0, x1 - x0)
     alpha = np.empty(shape, np.float32)
@@ -256,9 +256,9 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarr
         cv2.fillPoly(mask, [landmarks[ring, :2].round().astype(np.int32)], 1)
     eye = image[mask > 0].astype(np.float64).mean(-1)
     white = float(np.percentile(eye, 88)) if len(eye) else float(skin.mean())
-    light = float(np.clip(0.9 * skin.mean() + 0.7 * white, 45, 228))
+    light = float(np.clip(0.95 * skin.mean() + 0.75 * white, 45, 235))
     vivid = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1.0) / 0.25, 0, 1))
-    warm = np.array([1.05, 0.98, 0.88])
+    warm = np.array([1.03, 0.99, 0.93])
     tint = 0.7 * warm + 0.3 * skin / max(float(skin.mean()), 1.0)
     teeth = light * (1 + vivid * (tint / tint.mean() - 1))
     flesh = 0.55 * lip + 0.45 * skin * (1 - vivid * np.array([0.1, 0.4, 0.38]))
@@ -294,12 +294,13 @@ def _paint(
             if a <= 0:
                 continue
             corner = 0.12 + 0.88 * ramp((side - 1) / 12)
-            under_lip = 0.5 + 0.5 * ramp((v - top) / (3 * mm))
+            under_lip = 0.62 + 0.38 * ramp((v - top) / (2.5 * mm))
             over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
             back = ramp(min(v - top, 1.6 * (bottom - v)) / (3 * mm) + 0.2)
-            tongue_top = floor - 0.5 * tallest * (1 - 0.5 * (2 * u - 1) ** 2)
+            tongue_top = floor - 0.56 * tallest * (1 - 0.5 * (2 * u - 1) ** 2)
             tongue = ramp((v - tongue_top) / (3.5 * mm) + 0.4)
-            tongue_light = light * corner * over_lip * (0.35 + 0.65 * ramp((v - tongue_top) / (0.35 * tallest + mm)))
+            tongue_light = 0.88 * light * corner * over_lip * (1 - 0.3 * (2 * u - 1) ** 2 - 0.08 * np.exp(-((20 * u - 10) ** 2)))
+            tongue_light *= 0.3 + 0.7 * ramp((v - tongue_top) / (0.4 * tallest + mm))
             low = at_column(low_bite, u)
             bite_here = at_column(bite, u)
             lower_teeth = ramp((v - low) / soft + 0.5)
@@ -332,7 +333,7 @@ def _own_inside(
     """
     scale = np.sqrt(abs(skull[0, 0] * skull[1, 1] - skull[0, 1] * skull[1, 0]))
     middle = own_lower.size // 2
-    wide = ramp((own_lower[middle] - own_upper[middle]) / (6 * mm) - 1)
+    wide = ramp((own_lower[middle] - own_upper[middle]) / (6 * mm) - 1) if split < own_lower[middle] else 0.0
     margin = soft * (0.7 - 6.7 * (1 - min(4 * change, 1.0)))
     for row in range(taken.shape[0]):
         for column in range(taken.shape[1]):

@@ -53,7 +53,7 @@ def rasterise(
             v0 = -ax * vx + (y - ay) * vy
             w0 = -ax * wx + (y - ay) * wy
             # The row's span is where v, w and 1 - v - w are not negative.
-            low, high = np.float64(x0), np.float64(x1)
+            low, high = float(x0), float(x1)
             for edge in range(3):
                 if edge == 0:
                     g, h = vx, v0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
 from vivavoce.latent import topology
-from vivavoce.latent.aperture import gaps, meet
+from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
@@ -97,7 +97,7 @@ class Renderer:
         self._left, self._top, width, height = _window(prepared)
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
         eye = max(e.lids.length for e in prepared.eyes)
-        self._tucks = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
+        self._tucks: list[tuple[Opening, float]] = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
         if prepared.mouth.parted:
             self._tucks.append((topology.INNER_LIPS, _TUCK_LIPS_MM * prepared.mouth.mm))
         self._source = np.concatenate([prepared.points[: SKIN], prepared.around.points])
@@ -138,9 +138,7 @@ class Renderer:
             knee = min(_LIPS_KNEE_MM * p.mouth.mm / p.mouth.lips.height, 0.9)
             meet(points, gaps(p.points, topology.INNER_LIPS)[0], topology.INNER_LIPS, 0.4 * knee, knee, yields=0.5)
 
-    def _tuck(
-        self, shift: np.ndarray, points: np.ndarray, opening: tuple[tuple[int, ...], tuple[int, ...]], depth: float
-    ) -> None:
+    def _tuck(self, shift: np.ndarray, points: np.ndarray, opening: Opening, depth: float) -> None:
         """Edges that close upon an opening fold inwards: move where they sample the portrait outwards, by up to `depth` px, so
         that nothing of the opening's inside is caught between them."""
         before, down = gaps(self.prepared.points, opening)
