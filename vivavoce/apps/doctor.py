@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from vivavoce.apps.errors import SYSTEM_LIBRARIES, explain, missing_libraries
 
@@ -38,7 +38,7 @@ class Finding:
 
 def examine() -> bool:
     """Prints the table; True if ``vivavoce animate`` can run here."""
-    table = Table("", "What", "Found", title="vivavoce doctor", title_justify="left")
+    table = Table("", "What", Column("Found", overflow="fold"), title="vivavoce doctor", title_justify="left")
     able = True
     for finding in findings():
         mark = {True: "[green]ok[/]", False: "[red]missing[/]", None: "[dim]-[/]"}[finding.good]
@@ -143,7 +143,7 @@ def _weights() -> Finding:
     described = []
     for file in files:
         with safe_open(file, "np") as weights:
-            numbers = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118 - not a mapping
+            numbers = sum(weights.get_tensor(name).size for name in weights.keys())
         described.append(f"{file.stem} ({numbers / 1e6:.2f} M numbers)")
     if not files:
         return Finding(what="trained weights", found="none in vivavoce/weights: install vivavoce again", good=False)
