@@ -86,7 +86,7 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
         shown=shown,
         split=_split(image, lips) if shown else 0.0,
         mm=mm,
-        soft=1.6 * soft,
+        soft=2.0 * soft,
         upper=_arch(top + (0.0, drop, 5.0) @ axes, axes, _WIDTHS_MM, _ARCH_MM, soft / mm, -1.0),
         lower=_arch(bottom + (0.0, 0.6, 7.0) @ axes, axes, _LOWER_WIDTHS_MM, _LOWER_ARCH_MM, soft / mm, 0.5),
         colours=colours,
@@ -164,7 +164,7 @@ def softness(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "
     grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     ratio = float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(cv2.Laplacian(half, cv2.CV_32F).std(), 1e-3))
-    return float(np.clip(0.55 / max(ratio, 1e-3), 0.6, 2.5))
+    return float(np.clip(0.6 / max(ratio, 1e-3), 0.6, 3.0))
 
 
 def _arch(
@@ -256,14 +256,16 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarr
         cv2.fillPoly(mask, [landmarks[ring, :2].round().astype(np.int32)], 1)
     eye = image[mask > 0].astype(np.float64).mean(-1)
     white = float(np.percentile(eye, 88)) if len(eye) else float(skin.mean())
-    light = float(np.clip(0.95 * skin.mean() + 0.75 * white, 45, 235))
+    # Teeth differ less between people than skin does, but are lit by the same light.
+    tone = float(skin.mean())
+    light = float(np.clip(0.8 * min(0.5 * tone + 90, 1.5 * tone) + 0.33 * white, 35, 224))
     vivid = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1.0) / 0.25, 0, 1))
     warm = np.array([1.03, 0.99, 0.93])
     tint = 0.7 * warm + 0.3 * skin / max(float(skin.mean()), 1.0)
     teeth = light * (1 + vivid * (tint / tint.mean() - 1))
     flesh = 0.55 * lip + 0.45 * skin * (1 - vivid * np.array([0.1, 0.4, 0.38]))
     depth = flesh * (1 - vivid * np.array([0, 0.35, 0.35]))
-    return np.stack([teeth, 0.75 * flesh, 1.0 * flesh, 0.45 * depth, 0.15 * depth]).clip(0, 255), vivid
+    return np.stack([teeth, 0.75 * flesh, 1.0 * flesh, 0.5 * depth, 0.16 * depth]).clip(0, 255), vivid
 
 
 @njit(cache=True)
@@ -293,10 +295,11 @@ def _paint(
             alpha[row, column] = a
             if a <= 0:
                 continue
-            corner = 0.12 + 0.88 * ramp((side - 1) / 12)
+            corner = 0.25 + 0.75 * ramp((side - 1) / 12)
             under_lip = 0.62 + 0.38 * ramp((v - top) / (2.5 * mm))
             over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
             back = ramp(min(v - top, 1.6 * (bottom - v)) / (3 * mm) + 0.2)
+            back *= 0.25 + 0.75 * ramp(tallest / (11 * mm))
             tongue_top = floor - 0.56 * tallest * (1 - 0.5 * (2 * u - 1) ** 2)
             tongue = ramp((v - tongue_top) / (3.5 * mm) + 0.4)
             tongue_light = 0.88 * light * corner * over_lip * (1 - 0.3 * (2 * u - 1) ** 2 - 0.08 * np.exp(-((20 * u - 10) ** 2)))
@@ -304,7 +307,7 @@ def _paint(
             low = at_column(low_bite, u)
             bite_here = at_column(bite, u)
             lower_teeth = ramp((v - low) / soft + 0.5)
-            upper_teeth = ramp((bite_here - v) / soft + 0.5)
+            upper_teeth = ramp((bite_here - v) / (1.4 * soft) + 0.5)
             gum = ramp((bite_here - 9.5 * mm - v) / (1.5 * mm) + 0.5)
             low_gum = ramp((v - low - 7.5 * mm) / (1.5 * mm) + 0.5)
             bright = at_column(shade, u) * under_lip * corner * light

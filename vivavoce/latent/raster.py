@@ -78,6 +78,31 @@ def rasterise(
 
 
 @njit(cache=True)
+def settle(warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, out: np.ndarray) -> None:
+    """Copy a resampled window to out (h, w, 3), smoothing it a little where its map jumps: at edges where one part of the mesh
+    hides another, and where much of the source falls on few pixels."""
+    height, width = map_x.shape
+    jump = np.float32(2.0)
+    for y in range(height):
+        for x in range(width):
+            torn = False
+            if 0 < y < height - 1 and 0 < x < width - 1:
+                across = abs(map_x[y, x + 1] - map_x[y, x - 1] - 2) + abs(map_y[y, x + 1] - map_y[y, x - 1])
+                along = abs(map_y[y + 1, x] - map_y[y - 1, x] - 2) + abs(map_x[y + 1, x] - map_x[y - 1, x])
+                torn = across > 2 * jump or along > 2 * jump
+            for c in range(3):
+                if torn:
+                    total = 4 * int(warped[y, x, c])
+                    total += 2 * (int(warped[y - 1, x, c]) + int(warped[y + 1, x, c]))
+                    total += 2 * (int(warped[y, x - 1, c]) + int(warped[y, x + 1, c]))
+                    total += int(warped[y - 1, x - 1, c]) + int(warped[y - 1, x + 1, c])
+                    total += int(warped[y + 1, x - 1, c]) + int(warped[y + 1, x + 1, c])
+                    out[y, x, c] = np.uint8((total + 8) // 16)
+                else:
+                    out[y, x, c] = warped[y, x, c]
+
+
+@njit(cache=True)
 def smooth_curve(u: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     """A smooth curve through the points (u, y), u rising, written at out.size even steps over 0..1 (clamped outside)."""
     n = u.size

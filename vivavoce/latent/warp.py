@@ -19,7 +19,7 @@ from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
-from vivavoce.latent.raster import rasterise
+from vivavoce.latent.raster import rasterise, settle
 from vivavoce.latent.surround import CELLS, Surround, surround
 
 _EYE_KNEE = 0.2  # height over length of an eye below which it is on its way to closed
@@ -96,6 +96,7 @@ class Renderer:
         self.prepared = prepared
         self._left, self._top, width, height = _window(prepared)
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
+        self._warped = np.empty((height, width, 3), np.uint8)
         eye = max(e.lids.length for e in prepared.eyes)
         self._tucks: list[tuple[Opening, float]] = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
         if prepared.mouth.parted:
@@ -119,7 +120,8 @@ class Renderer:
         height, width = self._map_x.shape
         frame = p.image.copy()
         window = frame[self._top : self._top + height, self._left : self._left + width]
-        window[:] = cv2.remap(p.image, self._map_x, self._map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        cv2.remap(p.image, self._map_x, self._map_y, cv2.INTER_CUBIC, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
+        settle(self._warped, self._map_x, self._map_y, window)
         corner = (self._left, self._top)
         for eye in p.eyes:
             draw_eye(window, corner, p.image, eye, points, flat_motion(pose, p.points[list(eye.opening[0] + eye.opening[1])]))
