@@ -165,10 +165,15 @@ def _centred(landmarks: np.ndarray) -> np.ndarray:
 
 
 def _window(prepared: Prepared) -> tuple[int, int, int, int]:
-    """The part of the crop that may ever change (left, top, width, height): all but the still border."""
+    """The part of the crop that may ever change (left, top, width, height): what follows the head, less the still border."""
     side = prepared.image.shape[0]
-    edge = int(np.ceil(side / CELLS))
-    return edge, edge, side - 2 * edge, side - 2 * edge
+    cell = side / CELLS
+    edge = int(np.ceil(cell))
+    moving = prepared.around.points[prepared.around.follow > 0, :2]
+    places = np.concatenate([moving, prepared.points[:SKIN, :2]])
+    low = np.clip(np.floor(places.min(0) - cell).astype(int), edge, side - edge - 2)
+    high = np.clip(np.ceil(places.max(0) + cell).astype(int) + 1, low + 2, side - edge)
+    return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
 
 
 def rigid_motion(source: np.ndarray, target: np.ndarray, rounds: int = 3) -> Pose:
