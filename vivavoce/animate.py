@@ -170,6 +170,7 @@ class Session:
         self._painter = Painter(reference)
         self._blinks = Blinks(animator.space.model.blink_profile, seed=settings.seed, rate=settings.controls.blink)
         self._generator_state = animator.generator.start()
+        self._resampler: Resampler | None = None
         self._listen_anew()
         self._landmarks = np.zeros((0, *animator.space.model.mean.shape))  # of motion frames that may still be shown
         self._packed = torch.zeros(0, animator.space.layout.width)  # the same frames, as the generator made them
@@ -211,7 +212,7 @@ class Session:
         self._listen_anew()
 
     def _listen_anew(self) -> None:
-        self._resampler: Resampler | None = None
+        self._resampler = None
         self._speech_state = self._animator.encoder.start()
         self._heard = 0  # samples
 
@@ -232,7 +233,8 @@ class Session:
         space, reference = self._animator.space, self.reference
         motion = self._settings.controls.apply(space.layout.unpack(self._animator.generator.around_rest(packed)))
         first = self._first + len(self._packed)
-        return space.landmarks(space.with_blinks(motion, self._blinks.closure(first, len(motion)), reference), reference)
+        closure = self._blinks.closure(first, len(motion))
+        return space.landmarks(space.with_blinks(motion, closure, reference.lids), reference)
 
     def _frames(self, end: int | None) -> Iterator[Frame]:
         """Frames whose motion is there, or all before output frame ``end``; forgets motion that no later frame needs."""

@@ -89,7 +89,7 @@ class MotionSpace:
         rest = rest_of_picture(points, self.model)
         return Reference(
             canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32)), rest=rest,
-            lids=self._lids(rest.neutral),
+            lids=self.blink_amount(rest.neutral),
         )
 
     def track(self, frames: Iterable[Frame]) -> Float[np.ndarray, "t 478 3"]:
@@ -112,10 +112,10 @@ class MotionSpace:
         points = self.track(frames)
         return self.layout.pack(motion_of(points, rest_of_clip(points, self.model), self.model))[None]
 
-    def with_blinks(self, motion: Motion, closure: Float[np.ndarray, " t"], reference: Reference) -> Motion:
-        """The motion with lids closed by ``closure`` (0 to 1) on top, as far as this portrait's eyes need."""
+    def with_blinks(self, motion: Motion, closure: Float[np.ndarray, " t"], lids: float) -> Motion:
+        """The motion with lids closed by ``closure`` (0 to 1) on top, for eyes with this `Reference.lids`."""
         amount = torch.from_numpy(closure.astype(np.float32))[:, None]
-        shut = reference.lids * torch.from_numpy(self.model.blink_direction.astype(np.float32))
+        shut = lids * torch.from_numpy(self.model.blink_direction.astype(np.float32))
         return Motion(**{**vars(motion), "eyelids": (1 - amount) * motion.eyelids + amount * shut})
 
     def landmarks(self, motion: Motion, reference: Reference) -> Float[np.ndarray, "t 478 3"]:
@@ -126,10 +126,11 @@ class MotionSpace:
         faces = find_faces(portrait.image)
         if not faces:
             raise ValueError(f"no face was found in {portrait.name}: give a picture that shows one from the front, well lit and uncovered")
-        number = portrait.face or 1
-        if not 1 <= number <= len(faces):
-            raise ValueError(f"{portrait.name} shows {len(faces)} face(s), face {number} was asked for: choose 1 to {len(faces)}")
-        face = faces[number - 1].astype(np.float64)
+        number = portrait.face or 0
+        if not 0 <= number < len(faces):
+            raise ValueError(f"face {number} of {portrait.name} was asked for, but it shows {len(faces)}: choose 0 (the largest) to "
+                             f"{len(faces) - 1}")
+        face = faces[number].astype(np.float64)
         extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
         if extent < SMALLEST_FACE:
             raise ValueError(f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: give a larger picture")
@@ -143,7 +144,8 @@ class MotionSpace:
         _, pose = self.model.normalise(face[None])
         return float(rotation_vectors(pose.rotation)[0, 1])
 
-    def _lids(self, neutral: Float[np.ndarray, "478 3"]) -> float:
+    def blink_amount(self, neutral: Float[np.ndarray, "478 3"]) -> float:
+        """How far along the face model's blink direction these eyes shut."""
         per_unit = self.model.displacement({
             "lips_jaw": np.zeros((1, len(self.model.expression["lips_jaw"]))),
             "cheeks_brows": np.zeros((1, len(self.model.expression["cheeks_brows"]))),

@@ -13,7 +13,7 @@ from torch import Tensor
 from vivavoce.media.portrait import Portrait
 
 Frame = UInt8[np.ndarray, "h w 3"]
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,13 @@ class LatentSpec:
     rate_hz: float
 
 
-class LatentSpace(Protocol[R]):
+class LatentSpace(Protocol[R_co]):
     """A renderer is a decoder and a tracker is an encoder (see docs/design.md)."""
 
     @property
     def spec(self) -> LatentSpec: ...
 
-    def reference(self, portrait: Portrait) -> R:
+    def reference(self, portrait: Portrait) -> R_co:
         """Everything about a portrait that is computed once."""
         ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from vivavoce.latent.quiet import quiet_native_stderr
 Image = UInt8[np.ndarray, "h w 3"]
 
 DETECTOR_SIDE = 1280  # px: larger pictures are searched downscaled, and again in overlapping tiles
+BLANK = np.zeros((64, 64, 3), np.uint8)
 MESH_SIDE = 512  # px: Face Mesh itself looks at 192 px, so a larger crop only costs time
 
 
@@ -47,8 +49,7 @@ def find_faces(image: Image) -> list[Float[np.ndarray, "478 3"]]:
     """
     height, width = image.shape[:2]
     faces: list[np.ndarray] = []
-    with quiet_native_stderr():
-        mesh = _face_mesh(static=True)
+    mesh = _face_mesh(static=True)
     try:
         for box in _face_boxes(image):
             centre, side = (box[:2] + box[2:]) / 2, 1.0 * float((box[2:] - box[:2]).max())
@@ -82,14 +83,17 @@ def square_crop(
     return crop, origin, scale
 
 
-def _face_mesh(*, static: bool):  # noqa: ANN202 - mediapipe ships no types
+def _face_mesh(*, static: bool) -> Any:
+    """A Face Mesh graph that has answered once: what it logs, it logs until then."""
     import mediapipe
 
     with quiet_native_stderr():
-        return mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=static, refine_landmarks=True, max_num_faces=1)
+        mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=static, refine_landmarks=True, max_num_faces=1)
+        mesh.process(BLANK)
+    return mesh
 
 
-def _run_mesh(mesh, image: Image) -> np.ndarray | None:  # noqa: ANN001
+def _run_mesh(mesh: Any, image: Image) -> np.ndarray | None:
     height, width = image.shape[:2]
     with quiet_native_stderr():
         hits = mesh.process(image).multi_face_landmarks
@@ -108,6 +112,7 @@ def _face_boxes(image: Image) -> list[np.ndarray]:
     for model in (0, 1):
         with quiet_native_stderr():
             detector = mediapipe.solutions.face_detection.FaceDetection(model_selection=model, min_detection_confidence=0.4)
+            detector.process(BLANK)
         try:
             for tile, origin, scale in _tiles(image):
                 with quiet_native_stderr():

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from scipy import signal
 
-from vivavoce.latent.mesh import LANDMARKS, FaceModel, eye_opening, face_height
+from vivavoce.latent.mesh import LANDMARKS, FaceModel, eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.latent.retarget import motion_of, rest_of_clip
 from vivavoce.latent.tracker import FaceTracker
@@ -22,6 +22,7 @@ from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
 from vivavoce.speech.streams import SpeechStreams
 
 Progress = Callable[[str, int, int], None]
+IDLE_OPENING = 0.035  # face heights: lips that stay under it nine tenths of the time are at rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,16 @@ class Augmentation:
 PLAIN = Augmentation(tempo=1.0, mirror=False, tilt_db=0.0, noise_db=120.0, room=0.0, seed=0)
 
 
+def room_tone(seconds: float, how: Augmentation) -> Float[torch.Tensor, " s"]:
+    """Digital silence for the plain variant, else noise between -75 and -45 dB."""
+    count = int(seconds * SAMPLE_RATE_HZ) + 1
+    if how == PLAIN:
+        return torch.zeros(count)
+    rng = np.random.default_rng(how.seed)
+    noise = signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.95)], rng.standard_normal(count))
+    return torch.from_numpy((noise / noise.std() * 10 ** (rng.uniform(-75, -45) / 20)).astype(np.float32))
+
+
 def augment_sound(samples: Float[torch.Tensor, " s"], how: Augmentation) -> Float[torch.Tensor, " s"]:
     """Tempo with pitch, spectral tilt round 1 kHz, a decaying room tail, and coloured noise at a signal-to-noise ratio."""
     if how == PLAIN:
@@ -201,10 +212,16 @@ def augment_sound(samples: Float[torch.Tensor, " s"], how: Augmentation) -> Floa
 def examples_of(
     clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, how: Augmentation, pairs: np.ndarray
 ) -> list[Example]:
-    """The usable stretches of one clip under one augmentation."""
+    """The usable stretches of one clip under one augmentation.
+
+    A silent face that keeps its lips closed is an example of idling: it hears room tone. Any other silent face teaches motion
+    without speech.
+    """
     layout = Layout.of(model.widths())
     encoder = SpeechStreams()
-    speech = features(encoder, augment_sound(load_speech(clip.path), how)).values[0] if clip.talks else None
+    seconds = len(points) / MOTION_RATE_HZ / how.tempo
+    sound = augment_sound(load_speech(clip.path), how) if clip.talks else room_tone(seconds, how)
+    speech = features(encoder, sound).values[0]
     examples = []
     for run in stretches(points):
         part = points[run].astype(np.float64)
@@ -213,11 +230,12 @@ def examples_of(
         motion = motion_of(part, rest_of_clip(part, model), model)
         calm = torch.from_numpy(without_blinks(motion.eyelids.numpy(), eye_opening(part)).astype(np.float32))
         packed = layout.pack(replace(motion, eyelids=calm)).numpy()
+        heard = speech if clip.talks or np.percentile(lip_opening(part), 90) < IDLE_OPENING else None
         if how.tempo != 1.0:
             old = np.arange(int(len(packed) / how.tempo)) * how.tempo
             packed = np.stack([np.interp(old, np.arange(len(packed)), c) for c in packed.T], 1)
         examples.append(Example(
-            person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=speech,
+            person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=heard,
             first=round(run.start / MOTION_RATE_HZ / how.tempo * encoder.spec.rate_hz), style=style_of(packed, layout),
         ))
     return examples

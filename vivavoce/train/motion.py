@@ -34,7 +34,7 @@ class MotionRecipe:
 
     data: Path
     out: Path
-    steps: int = 4000
+    steps: int = 6000
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -162,7 +162,8 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
     losses: list[float] = []
     clock = time.monotonic()
     for step in range(begin, recipe.steps):
-        rng = np.random.default_rng((recipe.seed, step))
+        rng = np.random.default_rng((recipe.seed, step))  # by step, so that a resumed run draws what an unbroken one would
+        torch.manual_seed(int(rng.integers(2**62)))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, recipe)
         loss = motion_loss(net, sampler, rng, recipe, weight, windows)

@@ -1,0 +1,154 @@
+"""Sessions: streaming equals offline, seeds, clocks, interruption, silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vivavoce import Animator, Audio, Controls, Portrait
+from vivavoce.animate import OutputClock
+from vivavoce.latent.mesh import eye_opening, lip_opening
+from vivavoce.latent.motion_space import Reference
+
+
+def part(audio: Audio, start: float, stop: float) -> Audio:
+    return Audio(samples=audio.samples[:, int(start * audio.rate) : int(stop * audio.rate)], rate=audio.rate)
+
+
+def stream(animator: Animator, reference: Reference, audio: Audio, cuts: list[int], **how) -> np.ndarray:  # noqa: ANN003
+    session = animator.session(reference, **how)
+    frames = []
+    for samples in audio.samples.split(cuts, dim=1):
+        frames += session.push(Audio(samples=samples, rate=audio.rate))
+    return np.stack([*frames, *session.finish()])
+
+
+@pytest.fixture(scope="module")
+def short(sentence: Audio) -> Audio:
+    return part(sentence, 0.0, 1.7)
+
+
+@given(data=st.data())
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_chunking_gives_the_same_frames(animator: Animator, small: Reference, short: Audio, data: st.DataObject) -> None:
+    total = short.samples.shape[1]
+    sizes = data.draw(st.lists(st.one_of(st.integers(1, 400), st.integers(1, 20_000)), min_size=1, max_size=12))
+    cuts = [n for n in sizes if n > 0]
+    left = total - sum(cuts)
+    cuts = cuts + [left] if left > 0 else [total]
+    np.testing.assert_array_equal(stream(animator, small, short, cuts), stream(animator, small, short, [total]))
+
+
+def test_offline_is_push_and_finish(animator: Animator, astronaut: Portrait, small: Reference, short: Audio) -> None:
+    offline = np.stack(list(animator.animate(astronaut, short, size=128, crop=True)))
+    np.testing.assert_array_equal(offline, stream(animator, small, short, [short.samples.shape[1]]))
+
+
+def test_equal_seeds_give_equal_frames_and_others_do_not(animator: Animator, small: Reference, short: Audio) -> None:
+    whole = [short.samples.shape[1]]
+    first = stream(animator, small, short, whole, seed=7)
+    np.testing.assert_array_equal(first, stream(animator, small, short, whole, seed=7))
+    assert not np.array_equal(first, stream(animator, small, short, whole, seed=8))
+
+
+@pytest.mark.parametrize("fps", [10.0, 23.976, 25.0, 60.0])
+def test_there_is_a_frame_for_every_tick_of_the_sound(animator: Animator, small: Reference, short: Audio, fps: float) -> None:
+    frames = stream(animator, small, short, [short.samples.shape[1]], fps=fps)
+    assert len(frames) == round(short.duration * fps)
+
+
+def test_motion_is_resampled_not_repeated() -> None:
+    """A steady movement is steady at every frame rate: frame i shows the motion at i / fps seconds."""
+    ramp = np.arange(26.0)[:, None]
+    for fps in (10.0, 30.0, 60.0):
+        clock = OutputClock(fps)
+        values = [float(clock.pick(ramp, 0, i)[0]) for i in range(clock.frames(1.0))]
+        np.testing.assert_allclose(values, np.arange(len(values)) * 25 / fps, atol=1e-9)
+
+
+def test_frames_come_before_the_sound_ends(animator: Animator, small: Reference, sentence: Audio) -> None:
+    session = animator.session(small)
+    early = list(session.push(part(sentence, 0.0, 1.0)))
+    assert len(early) >= 10  # the declared window and lookahead, not the end of the sound, decide
+
+
+def test_interrupt_drops_what_was_not_shown(animator: Animator, small: Reference, sentence: Audio) -> None:
+    session = animator.session(small)
+    waiting = session.push(part(sentence, 0.0, 2.5))
+    shown = [next(waiting) for _ in range(12)]
+    session.interrupt()
+    assert list(waiting) == []
+    silence = Audio(samples=torch.zeros(1, int(1.2 * sentence.rate)), rate=sentence.rate)
+    after = [*session.push(silence), *session.finish()]
+    assert 28 <= len(after) <= 31  # only the silence's own frames: none of the dropped speech
+    step = np.abs(after[0].astype(int) - shown[-1]).mean()
+    usual = np.mean([np.abs(b.astype(int) - a).mean() for a, b in zip(shown[:-1], shown[1:], strict=True)])
+    assert step < 4 * usual + 0.5  # the face goes on from where it was
+
+
+def test_a_session_goes_on_after_a_segment(animator: Animator, small: Reference, short: Audio) -> None:
+    session = animator.session(small)
+    first = [*session.push(short), *session.finish()]
+    second = [*session.push(short), *session.finish()]
+    assert abs(len(second) - len(first)) <= 2  # new sound waits for the next motion frame and its end is rounded
+    assert np.abs(second[0].astype(int) - first[-1]).mean() < 6
+
+
+def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Portrait) -> None:
+    reference = animator.prepare(astronaut, size=256, crop=True)
+    rate, seconds = 16000, 8.0
+    silence = Audio(samples=torch.zeros(1, int(seconds * rate)), rate=rate)
+    frames = list(animator.session(reference, seed=3).push(silence))
+    points = animator.space.track(frames)
+    opening, eyes = lip_opening(points), eye_opening(points)
+    assert np.percentile(opening, 90) < 0.06
+    assert points[:, 1, :2].std(0).max() > 0.1  # not a frozen picture
+    assert (eyes < 0.6 * np.median(eyes)).any()  # blinks
+
+
+def test_amplitudes_are_independent(animator: Animator, small: Reference, short: Audio) -> None:
+    """Zero head amplitude stills the head and leaves the lips alone; zero blink leaves the head alone."""
+    def landmarks(**amplitudes: float) -> np.ndarray:
+        session = animator.session(small, controls=Controls(**amplitudes))
+        session.push(short)
+        return session._landmarks  # noqa: SLF001
+
+    natural, still = landmarks(), landmarks(head=0.0)
+    bridge = [168, 6]
+    assert still[:, bridge].std(0).max() < 0.3 * natural[:, bridge].std(0).max()
+    np.testing.assert_allclose(lip_opening(still), lip_opening(natural), atol=0.01)
+    np.testing.assert_allclose(landmarks(blink=0.0)[:, bridge], natural[:, bridge], atol=1e-4)
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    ({"fps": 5.0}, "5.0 frames per second"), ({"fps": 61.0}, "61"), ({"steps": 0}, "0 solver steps"), ({"guidance": -1.0}, "-1"),
+    ({"seed": -3}, "-3"),
+])
+def test_settings_out_of_range_are_refused(animator: Animator, small: Reference, how: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        animator.session(small, **how)
+
+
+def test_amplitudes_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="head is -1"):
+        Controls(head=-1.0)
+
+
+def test_pictures_that_will_not_do_are_refused_before_any_work(animator: Animator, astronaut: Portrait) -> None:
+    with pytest.raises(ValueError, match="no face"):
+        animator.prepare(Portrait(image=np.full((300, 300, 3), 128, np.uint8), name="grey wall"))
+    with pytest.raises(ValueError, match="face 5"):
+        animator.prepare(Portrait(image=astronaut.image, name="astronaut", face=5))
+    tiny = astronaut.image[::4, ::4].copy()
+    with pytest.raises(ValueError, match="pixels large|no face"):
+        animator.prepare(Portrait(image=tiny, name="tiny"))
+    with pytest.raises(ValueError, match="output size of 10"):
+        animator.prepare(astronaut, size=10)
+
+
+def test_a_profile_is_refused(animator: Animator, recordings) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match="turned"):
+        animator.prepare(Portrait.open(recordings / "portraits" / "near-profile.jpg"))
