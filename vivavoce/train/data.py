@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import signal
 
 from vivavoce.latent.mesh import LANDMARKS, FaceModel, eye_opening, face_height, lip_opening
@@ -55,6 +59,37 @@ class Example:
     style: Float[torch.Tensor, " 3"]
 
 
+def save_examples(examples: Sequence[Example], path: Path) -> None:
+    """All examples in one safetensors file; speech that stretches of a clip share is stored once."""
+    tensors: dict[str, torch.Tensor] = {}
+    speech: dict[int, str] = {}
+    rows = []
+    for i, example in enumerate(examples):
+        tensors[f"motion.{i}"], tensors[f"style.{i}"] = example.motion, example.style
+        key = None
+        if example.speech is not None:
+            key = speech.setdefault(id(example.speech), f"speech.{i}")
+            tensors[key] = example.speech
+        rows.append({"person": example.person, "clip": example.clip, "first": example.first, "speech": key})
+    partial = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"rows": json.dumps(rows)})
+    partial.rename(path)
+
+
+def load_examples(path: Path) -> list[Example]:
+    """What `save_examples` saved."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        rows = json.loads((file.metadata() or {})["rows"])
+    return [
+        Example(
+            person=row["person"], clip=row["clip"], first=row["first"], motion=tensors[f"motion.{i}"],
+            style=tensors[f"style.{i}"], speech=None if row["speech"] is None else tensors[row["speech"]],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
 def read_manifest(data: Path, split: str) -> list[Clip]:
     """Clips of one split. ValueError where the folder has no manifest or the split no clips."""
     manifest = data / "MANIFEST.csv"
@@ -87,7 +122,7 @@ def track_clips(clips: Sequence[Clip], cache: Path, progress: Progress) -> dict[
 
 
 def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> list[slice]:
-    """Longest runs of frames without a lost face, a cut or a wild pose (nose jumps over 0.15 face heights, turned over 35 degrees)."""
+    """Runs of frames without a lost face, a cut (the nose jumps 0.15 face heights) or a face turned over about 35 degrees."""
     found = ~np.isnan(points[:, 0, 0])
     height = np.nanmedian(face_height(points))
     jump = np.linalg.norm(np.diff(points[:, 1, :2], axis=0), axis=-1) / height
@@ -96,7 +131,7 @@ def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> li
     good = found & (aside < 0.4)
     starts = [0, *(np.flatnonzero(~(jump < 0.15)) + 1), len(points)]
     runs = []
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], good[a:b].astype(int), [0]])))
         runs += [slice(a + s, a + e) for s, e in edges.reshape(-1, 2) if e - s >= shortest]
     return runs
@@ -155,7 +190,11 @@ def load_speech(path: Path) -> Float[torch.Tensor, " s"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """One random way to change a recording. ``tempo``: playing speed (pitch goes with it, motion too)."""
+    """One random way to change a recording.
+
+    ``tempo``: playing speed, pitch and motion going with it; ``tilt_db``: spectral slope per three octaves; ``noise_db``: signal
+    to noise; ``room``: energy of the reverberation over that of the direct sound.
+    """
 
     tempo: float
     mirror: bool
@@ -167,8 +206,9 @@ class Augmentation:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Augmentation:
         return cls(
-            tempo=float(rng.choice([0.88, 0.94, 1.0, 1.06, 1.12])), mirror=bool(rng.random() < 0.5), tilt_db=float(rng.uniform(-8, 8)),
-            noise_db=float(rng.uniform(12, 45)), room=float(rng.choice([0.0, 0.0, 0.1, 0.3])), seed=int(rng.integers(2**31)),
+            tempo=float(rng.choice([0.88, 0.94, 1.0, 1.06, 1.12])), mirror=bool(rng.random() < 0.5),
+            tilt_db=float(rng.uniform(-8, 8)), noise_db=float(rng.uniform(12, 45)), room=float(rng.choice([0.0, 0.0, 0.1, 0.3])),
+            seed=int(rng.integers(2**31)),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,18 @@ from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.speech.encoder import features
 from vivavoce.speech.streams import SpeechStreams
-from vivavoce.train.data import PLAIN, Augmentation, Clip, Example, Progress, examples_of, mirror_pairs, read_manifest, track_clips
+from vivavoce.train.data import (
+    PLAIN,
+    Augmentation,
+    Example,
+    Progress,
+    examples_of,
+    load_examples,
+    mirror_pairs,
+    read_manifest,
+    save_examples,
+    track_clips,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +84,12 @@ class Sampler:
             people.setdefault(example.person, []).append(i)
         self.people = list(people.values())
         self.lengths = [np.array([len(examples[i].motion) for i in group], float) for group in self.people]
-        weight = np.array([l.sum() for l in self.lengths]) ** person_power
+        weight = np.array([lengths.sum() for lengths in self.lengths]) ** person_power
         self.person_weight = weight / weight.sum()
 
     def draw(self, count: int, frames: int, rng: np.random.Generator, drop_speech: float, drop_style: float) -> Batch:
-        motions, speeches, styles, has = [], [], [], []
+        motions: list[Tensor] = []
+        speeches, styles, has = [], [], []
         levels = self.levels
         while len(motions) < count:
             person = rng.choice(len(self.people), p=self.person_weight)
@@ -108,9 +121,9 @@ def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor,
 
 def prepare(recipe: MotionRecipe, split: str, model: FaceModel, progress: Progress) -> list[Example]:
     """Examples of a split under all its augmentations, cached in ``out``; a validation split gets none."""
-    cache = recipe.out / f"examples-{split}.pt"
+    cache = recipe.out / f"examples-{split}.safetensors"
     if cache.exists():
-        return torch.load(cache, weights_only=False)
+        return load_examples(cache)
     clips = read_manifest(recipe.data, split)
     tracks = track_clips(clips, recipe.out / "tracks", progress)
     pairs = mirror_pairs(model)
@@ -119,22 +132,25 @@ def prepare(recipe: MotionRecipe, split: str, model: FaceModel, progress: Progre
     examples: list[Example] = []
     for i, clip in enumerate(clips):
         progress("features", i, len(clips))
-        for how in augmentations(clip, clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
+        for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
             examples += examples_of(clip, tracks[clip.name], model, how, pairs)
-    partial = cache.with_suffix(".part")
-    torch.save(examples, partial)
-    partial.rename(cache)
+    save_examples(examples, cache)
     return examples
 
 
-def augmentations(clip: Clip, most: bool, recipe: MotionRecipe, rng: np.random.Generator) -> list[Augmentation]:
+def augmentations(most: bool, recipe: MotionRecipe, rng: np.random.Generator) -> list[Augmentation]:
+    """The plain clip and its random variants; few for the person who has ``most`` of the clips."""
     if most:
         return [PLAIN] + ([Augmentation.draw(rng)] if rng.random() < 0.25 else [])
     return [PLAIN] + [Augmentation.draw(rng) for _ in range(recipe.variants)]
 
 
 def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, report: Callable[[str], None]) -> Path:
-    """Train, with checkpoints; returns the weights' path. Loss and validation figures go to ``out/log.jsonl``."""
+    """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
+
+    ``model`` must be the face model that the weights will be used with. A run that is interrupted and started again gives the
+    weights of one that was not.
+    """
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     examples = prepare(recipe, "train", model, progress)
@@ -144,52 +160,79 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
     levels = LevelsConfig(streams=dict(spec.streams))
     mean, std, style_mean, style_std = statistics(examples, recipe)
     net = MotionTransformer(MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean)))
-    average = {k: v.clone() for k, v in net.state_dict().items()}
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
-    checkpoint = recipe.out / "checkpoint.pt"
-    begin = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=False)
-        net.load_state_dict(saved["net"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average, begin = saved["average"], saved["step"]
-        report(f"resuming at step {begin}")
+    run = Run(net, recipe)
+    if run.restore():
+        report(f"going on at step {run.step}")
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
     weight = layout.spread(recipe.loss_weight)
-    weight = weight / weight.mean()
-    windows = WindowConfig(temperature={name: 1.0 for name in layout.widths})
+    windows = WindowConfig(temperature=dict.fromkeys(layout.widths, 1.0))
     style = (default_style(examples) - style_mean) / style_std
     losses: list[float] = []
     clock = time.monotonic()
-    for step in range(begin, recipe.steps):
-        rng = np.random.default_rng((recipe.seed, step))  # by step, so that a resumed run draws what an unbroken one would
+    while run.step < recipe.steps:
+        rng = np.random.default_rng((recipe.seed, run.step))  # by step, so that a resumed run draws what an unbroken one would
         torch.manual_seed(int(rng.integers(2**62)))
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        loss = motion_loss(net, sampler, rng, recipe, weight, windows)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        rate = min(recipe.ema, (step + 1) / (step + 10))
-        for key, value in net.state_dict().items():
-            average[key].lerp_(value, 1 - rate)
-        losses.append(float(loss.detach()))
-        progress("training", step + 1, recipe.steps)
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            partial = checkpoint.with_suffix(".part")
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}, partial)
-            partial.rename(checkpoint)
-            frozen = MotionTransformer(net.config)
-            frozen.load_state_dict(average)
-            generator = MotionGenerator(frozen, layout, windows, mean=mean, std=std, style=style, silence=silence)
+        losses.append(run.update(motion_loss(net, sampler, rng, recipe, weight / weight.mean(), windows)))
+        progress("training", run.step, recipe.steps)
+        if run.step % recipe.checkpoint_every == 0 or run.step == recipe.steps:
+            run.save()
+            generator = MotionGenerator(run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence)
             generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(asdict(recipe), default=str)})
-            entry = {"step": step + 1, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}
+            entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}
             with (recipe.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             report(" ".join(f"{k} {v:.4g}" for k, v in entry.items()))
             losses.clear()
     return recipe.out / "motion.safetensors"
+
+
+class Run:
+    """A network on its way: optimiser, moving average of the weights, step, and their checkpoint."""
+
+    def __init__(self, net: MotionTransformer, recipe: MotionRecipe):
+        self.net, self.recipe, self.step = net, recipe, 0
+        self.average = {k: v.clone() for k, v in net.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
+        )
+        self.file = recipe.out / "checkpoint.pt"
+
+    def update(self, loss: Tensor) -> float:
+        """One step down the loss; its value."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.recipe)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.recipe.ema, self.step / (self.step + 9))  # short memory at first, or the start would stay in it
+        for key, value in self.net.state_dict().items():
+            self.average[key].lerp_(value, 1 - keep)
+        return float(loss.detach())
+
+    def averaged(self) -> MotionTransformer:
+        """A network with the averaged weights."""
+        net = MotionTransformer(self.net.config)
+        net.load_state_dict(self.average)
+        return net
+
+    def save(self) -> None:
+        """A complete file at every moment, whenever the process ends."""
+        partial = self.file.with_suffix(".part")
+        networks = {"net": self.net.state_dict(), "average": self.average}
+        torch.save({**networks, "optimiser": self.optimiser.state_dict(), "step": self.step}, partial)
+        partial.rename(self.file)
+
+    def restore(self) -> bool:
+        """Go back to the checkpoint, if there is one."""
+        if not self.file.exists():
+            return False
+        state = torch.load(self.file, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average, self.step = state["average"], state["step"]
+        return True
 
 
 def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generator, recipe: MotionRecipe, weight: Tensor,
@@ -214,7 +257,7 @@ def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generat
 def learning_rate(step: int, recipe: MotionRecipe) -> float:
     """Linear warm-up, then cosine to a twentieth."""
     warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * step / recipe.steps)))
+    return recipe.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
 
 
 def statistics(examples: Sequence[Example], recipe: MotionRecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,192 @@
+"""Training data and the training loop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vivavoce import Animator
+from vivavoce.latent.mesh import FaceModel, lip_opening
+from vivavoce.latent.motion import Layout
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
+from vivavoce.speech.streams import SpeechStreams
+from vivavoce.train.data import (
+    PLAIN,
+    Augmentation,
+    Example,
+    augment_sound,
+    blinking,
+    examples_of,
+    load_examples,
+    mirror_pairs,
+    mirrored,
+    read_manifest,
+    save_examples,
+    stretches,
+    style_of,
+    track_clips,
+    without_blinks,
+)
+from vivavoce.train.motion import MotionRecipe, Sampler, cut, statistics, train_motion
+
+
+@pytest.fixture(scope="module")
+def model(animator: Animator) -> FaceModel:
+    return animator.space.model
+
+
+def face_in_pixels(model: FaceModel, frames: int) -> np.ndarray:
+    return np.repeat(model.mean[None] * 100 + 200, frames, 0).astype(np.float64)
+
+
+def toy_examples(model: FaceModel, count: int = 6) -> list[Example]:
+    """Lips that follow the loudness of noise bursts: something that can be learned."""
+    layout = Layout.of(model.widths())
+    examples = []
+    for i in range(count):
+        generator = torch.Generator().manual_seed(i)
+        loud = torch.rand(10, generator=generator).repeat_interleave(10)
+        sound = 0.3 * torch.randn(4 * SAMPLE_RATE_HZ, generator=generator) * loud.repeat_interleave(4 * SAMPLE_RATE_HZ // 100)
+        motion = loud[:, None] * torch.linspace(-1, 1, layout.width) + 0.01 * torch.randn(100, layout.width, generator=generator)
+        speech = features(SpeechStreams(), sound).values[0]
+        style = style_of(motion.numpy(), layout)
+        examples.append(Example(person=f"p{i % 3}", clip=f"c{i}", motion=motion, speech=speech, first=0, style=style))
+    return examples
+
+
+def toy_recipe(out: Path, model: FaceModel, **changes: float) -> MotionRecipe:
+    out.mkdir(parents=True)
+    save_examples(toy_examples(model), out / "examples-train.safetensors")
+    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3)
+    return replace(recipe, **changes)
+
+
+def quiet(*_: object) -> None:
+    return None
+
+
+def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceModel, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(_: str, step: int, __: int) -> None:
+        if step == 5:
+            raise Stopped
+
+    unbroken = train_motion(toy_recipe(tmp_path / "a", model), model, quiet, quiet)
+    recipe = toy_recipe(tmp_path / "b", model)
+    with pytest.raises(Stopped):
+        train_motion(recipe, model, stop, quiet)
+    said: list[str] = []
+    resumed = train_motion(recipe, model, quiet, said.append)
+    assert said[0] == "going on at step 3"
+    from safetensors.torch import load_file
+
+    first, second = load_file(unbroken), load_file(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_training_learns(model: FaceModel, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path / "a", model, steps=60, batch=8, warmup=5, checkpoint_every=15)
+    train_motion(recipe, model, quiet, quiet)
+    losses = [json.loads(line)["loss"] for line in (recipe.out / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 4
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_examples_come_back_from_their_file(model: FaceModel, tmp_path: Path) -> None:
+    examples = toy_examples(model, 3)
+    examples = [examples[0], replace(examples[1], speech=examples[0].speech, first=7), replace(examples[2], speech=None)]
+    save_examples(examples, tmp_path / "x.safetensors")
+    for here, there in zip(examples, load_examples(tmp_path / "x.safetensors"), strict=True):
+        assert (here.person, here.clip, here.first) == (there.person, there.clip, there.first)
+        assert torch.equal(here.motion, there.motion)
+        assert (there.speech is None) if here.speech is None else torch.equal(here.speech, there.speech)
+
+
+def test_a_person_is_sampled_by_who_not_by_how_much(model: FaceModel) -> None:
+    recipe = MotionRecipe(data=Path("."), out=Path("."), person_power=0.0)
+    examples = [*toy_examples(model, 2), *[replace(e, person="often") for e in toy_examples(model, 6) for _ in range(10)]]
+    mean, std, style_mean, style_std = statistics(examples, recipe)
+    levels = Animator.load().generator.net.config.levels
+    sampler = Sampler(examples, levels, torch.zeros(89), mean, std, style_mean, style_std, 0.0)
+    np.testing.assert_allclose(sampler.person_weight, 1 / 3)
+
+
+def test_statistics_weigh_people_as_they_are_sampled(model: FaceModel) -> None:
+    a, b = toy_examples(model, 2)
+    a, b = replace(a, motion=torch.zeros(50, 31), person="a"), replace(b, motion=torch.ones(200, 31), person="b")
+    mean, std, _, _ = statistics([a, b], MotionRecipe(data=Path("."), out=Path("."), person_power=0.0))
+    torch.testing.assert_close(mean, torch.full((31,), 0.5))
+    torch.testing.assert_close(std, torch.full((31,), 0.5))
+
+
+def test_what_was_not_heard_is_silence() -> None:
+    speech, silence = torch.arange(10.0)[:, None], torch.tensor([-1.0])
+    assert cut(speech, range(-2, 3), silence)[:, 0].tolist() == [-1, -1, 0, 1, 2]
+    assert cut(speech, range(8, 12), silence)[:, 0].tolist() == [8, 9, -1, -1]
+    assert cut(None, range(2), silence)[:, 0].tolist() == [-1, -1]
+
+
+def test_stretches_end_at_cuts_lost_faces_and_profiles(model: FaceModel) -> None:
+    points = face_in_pixels(model, 200)
+    points[80:] += 40  # a cut
+    points[140] = np.nan
+    points[150:160, 1, 0] += 80  # nose beyond the cheek: a profile
+    assert [(s.start, s.stop) for s in stretches(points)] == [(0, 80), (80, 140), (160, 200)]
+
+
+def test_blinks_are_taken_out_and_nothing_else() -> None:
+    opening = np.full(100, 0.3)
+    opening[50:54] = [0.15, 0.03, 0.05, 0.15]
+    squint = np.linspace(0, 1, 100)[:, None]
+    lids = squint.copy()
+    lids[50:54] += 3.0
+    assert np.flatnonzero(blinking(opening)).tolist() == [50, 51, 52, 53]
+    np.testing.assert_allclose(without_blinks(lids, opening), squint, atol=1e-9)
+
+
+def test_mirroring_twice_is_nothing_and_once_swaps_sides(model: FaceModel) -> None:
+    pairs = mirror_pairs(model)
+    assert np.array_equal(pairs[pairs], np.arange(len(pairs)))
+    points = face_in_pixels(model, 3) + np.random.default_rng(0).normal(0, 1, (3, 478, 3))
+    np.testing.assert_allclose(mirrored(mirrored(points, 400.0, pairs), 400.0, pairs), points)
+    assert mirrored(points, 400.0, pairs)[0, 33, 0] == pytest.approx(400 - points[0, 263, 0])
+
+
+def test_sound_augmentation_is_seeded_and_keeps_the_words() -> None:
+    sound = torch.sin(torch.arange(SAMPLE_RATE_HZ) * 0.05) * torch.linspace(0, 0.5, SAMPLE_RATE_HZ)
+    how = Augmentation(tempo=1.0, mirror=False, tilt_db=3.0, noise_db=30.0, room=0.1, seed=4)
+    assert torch.equal(augment_sound(sound, PLAIN), sound)
+    changed = augment_sound(sound, how)
+    assert torch.equal(changed, augment_sound(sound, how))
+    assert 0.8 < float(np.corrcoef(changed, sound)[0, 1]) < 0.9999
+    fast = augment_sound(sound, replace(how, tempo=1.12))
+    assert len(fast) == pytest.approx(len(sound) / 1.12, abs=2)
+
+
+def test_a_recording_becomes_an_example_with_its_lips(model: FaceModel, recordings: Path, tmp_path: Path) -> None:
+    clip = next(c for c in read_manifest(recordings, "val") if c.person.startswith("grid"))
+    points = track_clips([clip], tmp_path, quiet)[clip.name]
+    again = track_clips([clip], tmp_path, quiet)[clip.name]  # from the cache
+    np.testing.assert_array_equal(points, again)
+    layout = Layout.of(model.widths())
+    plain, = examples_of(clip, points, model, PLAIN, mirror_pairs(model))
+    lips = layout.unpack(plain.motion).expression()
+    opening = lip_opening(model.mean + model.displacement({k: v.numpy() for k, v in lips.items()}))
+    assert np.corrcoef(opening, lip_opening(points))[0, 1] > 0.97
+    how = Augmentation(tempo=1.12, mirror=True, tilt_db=0.0, noise_db=40.0, room=0.0, seed=1)
+    fast, = examples_of(clip, points, model, how, mirror_pairs(model))
+    assert len(fast.motion) == int(len(plain.motion) / 1.12)
+    assert plain.speech is not None
+    assert len(plain.speech) >= 2 * len(plain.motion) - 2
+
+
+def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"MANIFEST\.csv"):
+        read_manifest(tmp_path, "train")
