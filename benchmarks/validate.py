@@ -1,4 +1,4 @@
-"""Judge vivavoce on recordings that did not train it: for every clip of a split, animate one of its own frames with its own sound.
+"""Judge vivavoce on recordings that did not train it: for every clip of a split, one of its frames speaks with its own sound.
 
     python benchmarks/validate.py --data ../shared/data --judge ../shared/tools/judge.py --out runs/validate
 

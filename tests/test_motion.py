@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from vivavoce.latent.blink import Blinks
 from vivavoce.latent.mesh import (
-    LIPS, REGIONS, FaceModel, Pose, eye_opening, lip_opening, rigid_fit, rotation_matrices,
+    LIPS,
+    REGIONS,
+    FaceModel,
+    Pose,
+    eye_opening,
+    lip_opening,
+    rigid_fit,
+    rotation_matrices,
 )
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.motion_space import MotionSpace

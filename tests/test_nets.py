@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vivavoce.generate import MotionGenerator, WindowConfig, frame_noise
 from vivavoce.latent.motion import Layout
-from vivavoce.nets.levels import LevelSelector, LevelsConfig, MultiHeadFiLM, SpeechLevels
+from vivavoce.nets.levels import LevelsConfig, LevelSelector, MultiHeadFiLM, SpeechLevels
 from vivavoce.nets.motion import MotionTransformer
 
 LEVELS = LevelsConfig(streams={"phonetic": 6, "prosodic": 3}, kernels=(3, 9, 25), width=8, stem=8, dropout=0.0)
@@ -24,7 +24,9 @@ def speech_for(frames: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
 
 def make_net(seed: int = 0) -> MotionTransformer:
     torch.manual_seed(seed)
-    config = MotionTransformer.Config(event=LAYOUT.width, levels=LEVELS, style=3, width=16, blocks=2, heads=2, film_heads=2, dropout=0.0)
+    config = MotionTransformer.Config(
+        event=LAYOUT.width, levels=LEVELS, style=3, width=16, blocks=2, heads=2, film_heads=2, dropout=0.0
+    )
     net = MotionTransformer(config).eval()
     for parameter in net.parameters():  # zero-initialised outputs would make every test of dependence pass or fail for nothing
         if parameter.abs().sum() == 0:
@@ -33,8 +35,9 @@ def make_net(seed: int = 0) -> MotionTransformer:
 
 
 def make_generator(seed: int = 0) -> MotionGenerator:
+    windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, temperature={"lips_jaw": 1.0, "rotation": 1.0})
     return MotionGenerator(
-        make_net(seed), LAYOUT, WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, temperature={"lips_jaw": 1.0, "rotation": 1.0}),
+        make_net(seed), LAYOUT, windows,
         mean=torch.arange(7.0), std=torch.linspace(0.5, 2, 7), style=torch.zeros(3), silence=torch.full((9,), -1.0),
     )
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Animator", "Audio", "Controls", "Motion", "Portrait", "Session", "Track"]
 
 _HOMES = {
-    "Animator": "vivavoce.animate", "Controls": "vivavoce.animate", "Session": "vivavoce.animate", "Motion": "vivavoce.latent.motion",
-    "Audio": "vivavoce.media.audio", "Portrait": "vivavoce.media.portrait", "Track": "vivavoce.media.track",
+    "Animator": "vivavoce.animate", "Controls": "vivavoce.animate", "Session": "vivavoce.animate",
+    "Motion": "vivavoce.latent.motion", "Audio": "vivavoce.media.audio", "Portrait": "vivavoce.media.portrait",
+    "Track": "vivavoce.media.track",
 }
 
 

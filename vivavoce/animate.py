@@ -100,8 +100,9 @@ class Animator:
         return Session(self, reference, Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls))
 
     def animate(
-        self, portrait: Portrait, audio: Audio | Iterable[Audio], *, size: int | None = None, crop: bool = False, fps: float = 25.0,
-        seed: int = 0, steps: int | None = None, guidance: float | None = None, controls: Controls = Controls(),
+        self, portrait: Portrait, audio: Audio | Iterable[Audio], *, size: int | None = None, crop: bool = False,
+        fps: float = 25.0, seed: int = 0, steps: int | None = None, guidance: float | None = None,
+        controls: Controls = Controls(),
     ) -> Iterator[Frame]:
         """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; for ``size`` and ``crop`` see `MotionSpace.reference`.
 
@@ -148,7 +149,7 @@ class OutputClock:
         """The last motion frame that output frame ``index`` depends on."""
         return int(np.ceil(index * MOTION_RATE_HZ / self.fps - 1e-6))
 
-    def pick(self, values: Float[np.ndarray, "t ..."], first: int, index: int) -> Float[np.ndarray, "..."]:
+    def pick(self, values: Float[np.ndarray, "t ..."], first: int, index: int) -> Float[np.ndarray, ...]:
         """The value for output frame ``index`` from motion frames ``first`` and on; past the end the last one stays."""
         place = index * MOTION_RATE_HZ / self.fps - first
         low = min(int(place + 1e-6), len(values) - 1)

@@ -56,8 +56,8 @@ class MotionGenerator:
     """
 
     def __init__(
-        self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *, mean: Float[Tensor, " d"], std: Float[Tensor, " d"],
-        style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
+        self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
+        mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence."""
         self.net, self.layout, self.windows = net.eval(), layout, windows

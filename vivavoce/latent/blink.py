@@ -37,5 +37,6 @@ class Blinks:
         return shut
 
     def _interval(self, draw: int) -> int:
-        seconds = MEDIAN_SECONDS / max(self.rate, 1e-6) * np.exp(SPREAD * np.random.default_rng((self.seed, draw)).standard_normal())
+        normal = np.random.default_rng((self.seed, draw)).standard_normal()
+        seconds = MEDIAN_SECONDS / max(self.rate, 1e-6) * np.exp(SPREAD * normal)
         return max(int(max(seconds, SHORTEST_SECONDS) * MOTION_RATE_HZ), len(self.profile))

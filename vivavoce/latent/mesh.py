@@ -1,8 +1,8 @@
 """Geometry of the tracked face: rigid alignment, the linear face model, and the neutral face of a person.
 
-Landmarks are MediaPipe Face Mesh points: 468 on the skin, then 5 on each iris (468-472 right, 473-477 left). Coordinates are image
-coordinates (x right, y down, z away from the viewer). "Normalised" points have the head's pose removed and are measured in
-*face heights*: the distance from the forehead (10) to the base of the nose (2), which speech does not change.
+Landmarks are MediaPipe Face Mesh points: 468 on the skin, then 5 on each iris (468-472 right, 473-477 left). Coordinates are
+image coordinates (x right, y down, z away from the viewer). "Normalised" points have the head's pose removed and are measured
+in *face heights*: the distance from the forehead (10) to the base of the nose (2), which speech does not change.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ LANDMARKS = 478
 SKIN = 468
 FOREHEAD, NOSE_BASE = 10, 2
 # Points that speech does not move: forehead, temples, bridge of the nose, corners of the eyes.
-RIGID = np.array([10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109, 168, 6, 197, 195, 33, 263, 133, 362, 127, 356, 234, 454])
+RIGID = np.array([
+    10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109, 168, 6, 197, 195, 33, 263, 133, 362, 127, 356, 234, 454,
+])
 # Inner lips, upper and lower point of each vertical pair, from the right corner to the left one.
 INNER_UPPER = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
 INNER_LOWER = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
-LIPS = np.array([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 308, 76, 62, 306, 292,
-                 184, 74, 73, 72, 11, 302, 303, 304, 408, 77, 90, 180, 85, 16, 315, 404, 320, 307, 183, 42, 41, 38, 12, 268, 271, 272,
-                 407, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_UPPER, *INNER_LOWER])
-OVAL = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
-                 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109])
+LIPS = np.array([
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 308, 76, 62, 306, 292,
+    184, 74, 73, 72, 11, 302, 303, 304, 408, 77, 90, 180, 85, 16, 315, 404, 320, 307, 183, 42, 41, 38, 12, 268, 271, 272,
+    407, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_UPPER, *INNER_LOWER,
+])
+OVAL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
+    172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eye:
-    """Landmark indices of one eye; ``upper[i]`` lies over ``lower[i]``. The person's right eye comes first (left in the picture)."""
+    """Landmark indices of one eye; ``upper[i]`` lies over ``lower[i]``, from the left of the picture to the right."""
 
     iris: slice
     corners: tuple[int, int]
@@ -46,9 +52,15 @@ class Eye:
         return (self.corners[0], *self.upper, self.corners[1], *reversed(self.lower))
 
 
-EYES = (
-    Eye(iris=slice(468, 473), corners=(33, 133), upper=(246, 161, 160, 159, 158, 157, 173), lower=(7, 163, 144, 145, 153, 154, 155)),
-    Eye(iris=slice(473, 478), corners=(362, 263), upper=(398, 384, 385, 386, 387, 388, 466), lower=(382, 381, 380, 374, 373, 390, 249)),
+EYES = (  # the person's right eye, which is the left one in the picture, comes first
+    Eye(
+        iris=slice(468, 473), corners=(33, 133),
+        upper=(246, 161, 160, 159, 158, 157, 173), lower=(7, 163, 144, 145, 153, 154, 155),
+    ),
+    Eye(
+        iris=slice(473, 478), corners=(362, 263),
+        upper=(398, 384, 385, 386, 387, 388, 466), lower=(382, 381, 380, 374, 373, 390, 249),
+    ),
 )
 EYEBALL_RADIUS = 0.4  # in widths of the eye opening: a 12 mm ball behind a 30 mm opening
 REGIONS = ("lips_jaw", "cheeks_brows", "eyelids")
@@ -176,7 +188,10 @@ class FaceModel:
         return np.sum(parts, axis=0)
 
     def project(self, displacement: Float[np.ndarray, "t n 3"]) -> dict[str, Float[np.ndarray, "t k"]]:
-        """Coefficients of the masked displacement in each region's (importance-orthogonal) directions; inverse of `displacement`."""
+        """Coefficients of the masked displacement in each region's (importance-orthogonal) directions.
+
+        The inverse of `displacement`.
+        """
         coefficients = {}
         for region in REGIONS:
             weighted = self.expression[region] * self.importance[None, :, None] ** 2
@@ -184,7 +199,9 @@ class FaceModel:
             coefficients[region] = np.einsum("tnc,n,knc->tk", displacement, self.mask[region], weighted, optimize=True) / energy
         return coefficients
 
-    def normalise(self, points: Float[np.ndarray, "t n 3"], template: Float[np.ndarray, "n 3"] | None = None) -> tuple[np.ndarray, Pose]:
+    def normalise(
+        self, points: Float[np.ndarray, "t n 3"], template: Float[np.ndarray, "n 3"] | None = None
+    ) -> tuple[np.ndarray, Pose]:
         """Remove pose and size: points in face heights, and the pose that was removed."""
         pose = rigid_fit(self.mean if template is None else template, points)
         return pose.remove(points), pose
@@ -208,7 +225,7 @@ class FaceModel:
         return close_lips(neutral, self.mean)
 
     def clip_neutral(self, points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "n 3"]:
-        """The neutral face of a recorded person: the mean of the frames with the most nearly closed lips and usually open eyes."""
+        """The neutral face of a recorded person: mean of the frames with the most nearly closed lips and usually open eyes."""
         return clip_neutral(points, self)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vivavoce.latent.mesh import REGIONS
 
-
 MOTION_RATE_HZ = 25.0
 """Rate of tracked and generated motion; pictures may have any other."""
 
@@ -68,8 +67,10 @@ class Layout:
 
     def unpack(self, values: Float[Tensor, "*b t d"]) -> Motion:
         if values.shape[-1] != self.width:
-            raise ValueError(f"packed motion has {values.shape[-1]} numbers a frame, this layout expects {self.width}: it comes from "
-                             "another face model")
+            raise ValueError(
+                f"packed motion has {values.shape[-1]} numbers a frame, this layout expects {self.width}: "
+                "it comes from another face model"
+            )
         return Motion(**dict(zip(self.widths, values.split(list(self.widths.values()), -1), strict=True)))
 
     def spread(self, by_field: Mapping[str, float]) -> Float[Tensor, " d"]:

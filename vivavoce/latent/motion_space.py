@@ -63,8 +63,8 @@ class MotionSpace:
     def reference(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Prepare a portrait for output as a whole picture or cropped to head and shoulders.
 
-        ``size``: px of the longest side of the output (of both sides of a crop). ValueError where the picture has no face, not the
-        one asked for, or one that is too small or turned too far away.
+        ``size``: px of the longest side of the output (of both sides of a crop). ValueError where the picture has no face, not
+        the one asked for, or one that is too small or turned too far away.
         """
         face = self._pick(portrait)
         centre = (face[:SKIN, :2].min(0) + face[:SKIN, :2].max(0)) / 2
@@ -125,19 +125,28 @@ class MotionSpace:
     def _pick(self, portrait: Portrait) -> Float[np.ndarray, "478 3"]:
         faces = find_faces(portrait.image)
         if not faces:
-            raise ValueError(f"no face was found in {portrait.name}: give a picture that shows one from the front, well lit and uncovered")
+            raise ValueError(
+                f"no face was found in {portrait.name}: give a picture that shows one from the front, well lit and uncovered"
+            )
         number = portrait.face or 0
         if not 0 <= number < len(faces):
-            raise ValueError(f"face {number} of {portrait.name} was asked for, but it shows {len(faces)}: choose 0 (the largest) to "
-                             f"{len(faces) - 1}")
+            raise ValueError(
+                f"face {number} of {portrait.name} was asked for, but it shows {len(faces)}: "
+                f"choose 0 (the largest) to {len(faces) - 1}"
+            )
         face = faces[number].astype(np.float64)
         extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
         if extent < SMALLEST_FACE:
-            raise ValueError(f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: give a larger picture")
+            raise ValueError(
+                f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: "
+                "give a larger picture"
+            )
         yaw = np.degrees(self._yaw(face))
         if abs(yaw) > LARGEST_YAW:
-            raise ValueError(f"the face in {portrait.name} is turned {abs(yaw):.0f} degrees away, at most {LARGEST_YAW:.0f} can be animated: "
-                             "give a picture taken more from the front")
+            raise ValueError(
+                f"the face in {portrait.name} is turned {abs(yaw):.0f} degrees away, at most {LARGEST_YAW:.0f} can be animated: "
+                "give a picture taken more from the front"
+            )
         return face
 
     def _yaw(self, face: Float[np.ndarray, "478 3"]) -> float:

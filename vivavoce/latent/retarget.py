@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Float
 
 from vivavoce.latent.mesh import (
-    EYES, FaceModel, Pose, eye_opening, iris_offset, mean_rotation, move_irises, rigid_fit, rotation_matrices, rotation_vectors,
+    EYES,
+    FaceModel,
+    Pose,
+    eye_opening,
+    iris_offset,
+    mean_rotation,
+    move_irises,
+    rigid_fit,
+    rotation_matrices,
+    rotation_vectors,
 )
 from vivavoce.latent.motion import Motion
 
@@ -18,7 +27,7 @@ CLOSED_EYE = 0.5  # of the mean face's lid opening: below this a portrait's eyes
 
 @dataclass(frozen=True, kw_only=True)
 class Rest:
-    """A face at rest: its neutral shape (normalised, face heights) and the pose (one frame, pixels) that motion is relative to."""
+    """A face at rest: its neutral shape (normalised, face heights) and the pose (one frame, px) that motion is relative to."""
 
     neutral: Float[np.ndarray, "n 3"]
     pose: Pose
@@ -30,7 +39,8 @@ def rest_of_clip(points: Float[np.ndarray, "t n 3"], model: FaceModel) -> Rest:
     neutral = model.clip_neutral(rough)
     neutral = rigid_fit(model.mean, neutral[None]).remove(neutral[None])[0]
     pose = rigid_fit(neutral, points)
-    middle = Pose(mean_rotation(pose.rotation)[None], np.exp(np.log(pose.scale).mean(keepdims=True)), pose.translation.mean(0, keepdims=True))
+    scale = np.exp(np.log(pose.scale).mean(keepdims=True))
+    middle = Pose(mean_rotation(pose.rotation)[None], scale, pose.translation.mean(0, keepdims=True))
     return Rest(neutral=neutral, pose=middle)
 
 

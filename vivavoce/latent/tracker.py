@@ -1,7 +1,7 @@
 """MediaPipe face detection and Face Mesh: pictures and videos to landmarks.
 
-The models are inside mediapipe's wheel (Apache-2.0), so nothing is downloaded. Landmarks are float32 ``(478, 3)`` in pixels of the
-picture given, z in the same units (see `mesh.py`).
+The models are inside mediapipe's wheel (Apache-2.0), so nothing is downloaded. Landmarks are float32 ``(478, 3)`` in pixels of
+the picture given, z in the same units (see `mesh.py`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def find_faces(image: Image) -> list[Float[np.ndarray, "478 3"]]:
             if found is None:
                 continue
             found = (found / scale + np.array([*origin, 0.0])).astype(np.float32)
-            inside = ((found[:SKIN, :2] > -0.1 * side) & (found[:SKIN, :2] < np.array([width, height]) + 0.1 * side)).all(1).mean()
+            skin, margin = found[:SKIN, :2], 0.1 * side
+            inside = ((skin > -margin) & (skin < np.array([width, height]) + margin)).all(1).mean()
             if inside > 0.9 and not any(np.abs(_centre(found) - _centre(f)).max() < 0.35 * _extent(f) for f in faces):
                 faces.append(found)
     finally:

@@ -14,8 +14,8 @@ from torch import Tensor
 class Condition:
     """Encoded once per window (`MotionTransformer.listen`), because neither part depends on flow time.
 
-    ``levels``: speech at every level for every latent frame. ``style``: embedded motion style. ``no_levels``, ``no_style``: the learned
-    embeddings of their absence.
+    ``levels``: speech at every level for every latent frame. ``style``: embedded motion style. ``no_levels``, ``no_style``: the
+    learned embeddings of their absence.
     """
 
     levels: Float[Tensor, "b l t d"]

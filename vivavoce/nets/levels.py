@@ -60,8 +60,8 @@ class SpeechLevels(nn.Module):
                 self.convolutions.append(_level_convolution(config.stem, config.width, kernel, config.stride))
         self.embedding = nn.Parameter(0.02 * torch.randn(len(self.convolutions), config.width))
         self.mlp = nn.Sequential(
-            nn.Linear(config.width, 2 * config.width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * config.width, config.width),
-            nn.LayerNorm(config.width),
+            nn.Linear(config.width, 2 * config.width), nn.GELU(), nn.Dropout(config.dropout),
+            nn.Linear(2 * config.width, config.width), nn.LayerNorm(config.width),
         )
         self.absent = nn.Parameter(torch.zeros(len(self.convolutions), config.width))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivavoce.nets.condition import Condition
-from vivavoce.nets.levels import LevelSelector, LevelsConfig, MultiHeadFiLM, SpeechLevels
+from vivavoce.nets.levels import LevelsConfig, LevelSelector, MultiHeadFiLM, SpeechLevels
 
 
 class MotionTransformer(nn.Module):

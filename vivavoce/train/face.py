@@ -10,7 +10,17 @@ from jaxtyping import Float
 from scipy import signal
 
 from vivavoce.latent.mesh import (
-    EYES, LIPS, NOSE_BASE, OVAL, REGIONS, SKIN, FaceModel, clip_neutral, eye_opening, face_height, rigid_fit,
+    EYES,
+    LIPS,
+    NOSE_BASE,
+    OVAL,
+    REGIONS,
+    SKIN,
+    FaceModel,
+    clip_neutral,
+    eye_opening,
+    face_height,
+    rigid_fit,
 )
 
 
@@ -29,8 +39,8 @@ class FaceConfig:
 def learn_face(clips: Sequence[tuple[str, Float[np.ndarray, "t n 3"]]], config: FaceConfig) -> FaceModel:
     """Face model from ``(person, landmarks in pixels)`` clips.
 
-    Generalised Procrustes on the rigid landmarks, a neutral face per clip, principal components of the neutral faces (identity) and,
-    per region, of the displacements from them (expression), every person weighing the same.
+    Generalised Procrustes on the rigid landmarks, a neutral face per clip, principal components of the neutral faces (identity)
+    and, per region, of the displacements from them (expression), every person weighing the same.
     """
     mean = clips[0][1][0].astype(np.float64)
     for _ in range(3):
