@@ -6,10 +6,12 @@ import errno
 import resource
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import numpy as np
@@ -207,6 +209,44 @@ def test_an_exception_leaves_nothing_behind(tmp_path: Path, error: type[BaseExce
             interrupted(frames)
     assert [entry.name for entry in tmp_path.iterdir()] == (["out.mp4"] if existing else [])
     assert not existing or path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_an_interruption_while_the_encoder_starts_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    encoders: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if started:
+            encoders.append(thread)
+            start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out.mp4", 1, sound=chirp(16000, 1.0))
+    for thread in encoders:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_the_folder_is_probed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def interrupted(path: Path, mode: str) -> NoReturn:
+        real(path, mode).close()
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check_output(tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_replaced_only_on_request_and_only_at_the_end(tmp_path: Path) -> None:

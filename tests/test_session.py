@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -149,6 +150,17 @@ def test_pictures_that_will_not_do_are_refused_before_any_work(animator: Animato
         animator.prepare(Portrait(image=tiny, name="tiny"))
     with pytest.raises(ValueError, match="output size of 10"):
         animator.prepare(astronaut, size=10)
+
+
+def test_faces_are_counted_from_the_largest(animator: Animator, astronaut: Portrait) -> None:
+    """Which is number 0, and the one that is taken without a number."""
+    face = astronaut.image[:300, 80:380]
+    canvas = np.full((300, 540, 3), 127, np.uint8)
+    canvas[30:270, :240], canvas[:, 240:] = cv2.resize(face, (240, 240), interpolation=cv2.INTER_AREA), face
+    left = [animator.prepare(Portrait(image=canvas, name="two", face=number)).corner[0] for number in (None, 0, 1)]
+    assert left[0] == left[1] > left[2]
+    with pytest.raises(ValueError, match="face 2 of two"):
+        animator.prepare(Portrait(image=canvas, name="two", face=2))
 
 
 def test_a_profile_is_refused(animator: Animator, recordings) -> None:

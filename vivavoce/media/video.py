@@ -137,8 +137,10 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
     probe = folder / _temporary_name()
     try:
         # Only an attempt tells: permission bits say nothing about a read-only or full disk, nor about the administrator.
-        probe.open("xb").close()
-        probe.unlink()
+        try:
+            probe.open("xb").close()
+        finally:  # Ctrl-C too
+            probe.unlink(missing_ok=True)
     except OSError as error:
         message = f"the folder {folder} cannot be written to ({error.strerror}): choose another one"
         raise _plain(type(error), message, error) from None
@@ -200,7 +202,12 @@ class VideoWriter:
         assert self._thread is None, "a VideoWriter writes one file"
         sound = None if self._source is None else SoundTrack(self._source)
         self._thread = threading.Thread(target=self._run, args=(sound,), name="vivavoce-encoder", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            # Ctrl-C here leaves no __exit__ to end the thread, which may have started or not.
+            self._queue.put(None)
+            raise
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -228,8 +235,10 @@ class VideoWriter:
                     raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name")
                 self._temporary.replace(self._path)
         finally:
-            self._abort(self._thread)
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._abort(self._thread)
+            finally:  # a second Ctrl-C too
+                self._temporary.unlink(missing_ok=True)
 
     def _put(self, item: np.ndarray | None) -> None:
         while True:
@@ -264,6 +273,9 @@ class VideoWriter:
             self._failure = error
 
     def _encode(self, sound: SoundTrack | None) -> None:
+        frame = self._queue.get()
+        if frame is None:
+            return  # no file is begun before there is a picture for it
         width, height = (side + side % 2 for side in self._size)
         options = {"movflags": "+faststart"}
         if sound is not None:
@@ -280,12 +292,13 @@ class VideoWriter:
             if sound is not None:
                 sound.attach(container)
             index = 0
-            while (frame := self._queue.get()) is not None and not self._aborted:
+            while frame is not None and not self._aborted:
                 if sound is not None:
                     sound.write_until(float((index + 1) / self._fps))
                 container.mux(stream.encode(_to_yuv(frame, width, height, index, 1 / self._fps)))
                 index += 1
-            if index and not self._aborted:
+                frame = self._queue.get()
+            if not self._aborted:
                 if sound is not None:
                     sound.write_until(math.inf)
                 container.mux(stream.encode(None))
