@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from vivavoce.latent.mesh import (
     EYES,
+    INNER_LOWER,
+    INNER_UPPER,
     FaceModel,
     Pose,
     eye_opening,
@@ -74,7 +76,7 @@ def motion_of(points: Float[np.ndarray, "t n 3"], rest: Rest, model: FaceModel) 
 def landmarks_of(motion: Motion, rest: Rest, model: FaceModel) -> Float[np.ndarray, "t n 3"]:
     """Landmarks (pixels) of the face at ``rest`` when it makes the motion: inverse of `motion_of` up to the model's basis."""
     shape = rest.neutral + model.displacement({r: _array(v) for r, v in motion.expression().items()})
-    shape = _stop_lids(shape)
+    shape = _stopped(shape)
     shape = move_irises(shape, np.sin(_gaze(rest.neutral) + _array(motion.gaze)) - iris_offset(shape))
     scale = rest.pose.scale[0]
     moved = np.concatenate([_array(motion.translation), np.zeros((len(motion), 1))], 1)
@@ -86,13 +88,15 @@ def landmarks_of(motion: Motion, rest: Rest, model: FaceModel) -> Float[np.ndarr
     return pose.apply(shape)
 
 
-def _stop_lids(shape: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
-    """Lids stop where they touch: an upper lid that would pass its lower one meets it there."""
+def _stopped(shape: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
+    """Lids and lips stop where they touch: an upper lid that would pass its lower one meets it, lips that would cross meet halfway."""
     stopped = shape.copy()
     for eye in EYES:
         upper, lower = list(eye.upper), list(eye.lower)
-        depth = np.maximum(shape[:, upper, 1] - shape[:, lower, 1], 0.0)
-        stopped[:, upper, 1] -= depth
+        stopped[:, upper, 1] -= np.maximum(shape[:, upper, 1] - shape[:, lower, 1], 0.0)
+    crossed = np.maximum(shape[:, INNER_UPPER, 1] - shape[:, INNER_LOWER, 1], 0.0)
+    stopped[:, INNER_UPPER, 1] -= crossed / 2
+    stopped[:, INNER_LOWER, 1] += crossed / 2
     return stopped
 
 
