@@ -89,7 +89,7 @@ def landmarks_of(motion: Motion, rest: Rest, model: FaceModel) -> Float[np.ndarr
 
 
 def _stopped(shape: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
-    """Lids and lips stop where they touch: an upper lid that would pass its lower one meets it, lips that would cross meet halfway."""
+    """Lids and lips stop where they touch: an upper lid meets the lower one, crossing lips meet halfway."""
     stopped = shape.copy()
     for eye in EYES:
         upper, lower = list(eye.upper), list(eye.lower)
