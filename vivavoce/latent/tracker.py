@@ -6,7 +6,7 @@ the picture given, z in the same units (see `mesh.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ from vivavoce.latent.quiet import quiet_native_stderr
 Image = UInt8[np.ndarray, "h w 3"]
 
 DETECTOR_SIDE = 1280  # px: larger pictures are searched downscaled, and again in overlapping tiles
+SMALLEST_TILE, TILE_SIDE = 400, 640  # px: tiles are searched at this resolution, and not made smaller than that
 BLANK = np.zeros((64, 64, 3), np.uint8)
 MESH_SIDE = 512  # px: Face Mesh itself looks at 192 px, so a larger crop only costs time
 
@@ -44,8 +45,8 @@ class FaceTracker:
 def find_faces(image: Image) -> list[Float[np.ndarray, "478 3"]]:
     """Landmarks of every face in a picture, the largest first.
 
-    Boxes come from both BlazeFace detectors on the whole picture and on overlapping tiles of a large one (a face that is a
-    twentieth of the picture is too small for the detector otherwise); each box is then meshed on its own crop.
+    Boxes come from both BlazeFace detectors on the whole picture and on overlapping tiles of a large one, ever smaller ones until
+    there is a face (one that is a twentieth of a view is too small for the detectors); each box is then meshed on its own crop.
     """
     height, width = image.shape[:2]
     faces: list[np.ndarray] = []
@@ -106,47 +107,70 @@ def _run_mesh(mesh: Any, image: Image) -> np.ndarray | None:
 
 
 def _face_boxes(image: Image) -> list[np.ndarray]:
-    """Candidate boxes (x0, y0, x1, y1) px, the most confident first."""
+    """Candidate boxes (x0, y0, x1, y1) px, the most confident first, from the coarsest search that has any."""
     import mediapipe
 
-    found: list[tuple[float, np.ndarray]] = []
+    detectors = []
     for model in (0, 1):
         with quiet_native_stderr():
             detector = mediapipe.solutions.face_detection.FaceDetection(model_selection=model, min_detection_confidence=0.4)
             detector.process(BLANK)
-        try:
-            for tile, origin, scale in _tiles(image):
-                with quiet_native_stderr():
-                    hits = detector.process(tile).detections or []
-                size = np.array([tile.shape[1], tile.shape[0]])
-                for hit in hits:
-                    box = hit.location_data.relative_bounding_box
-                    low = np.array([box.xmin, box.ymin]) * size
-                    high = low + np.array([box.width, box.height]) * size
-                    found.append((float(hit.score[0]), np.concatenate([low, high]) / scale + np.tile(origin, 2)))
-        finally:
+        detectors.append(detector)
+    try:
+        side = max(image.shape[:2])
+        found = _search(detectors, [*_whole(image), *_tiles(image, side // 2)])
+        while not found and side // 2 > SMALLEST_TILE:
+            side //= 2
+            found = _search(detectors, _tiles(image, side // 2))
+    finally:
+        for detector in detectors:
             detector.close()
     return [box for _, box in sorted(found, key=lambda item: -item[0])]
 
 
-def _tiles(image: Image) -> Iterator[tuple[Image, np.ndarray, float]]:
-    height, width = image.shape[:2]
-    scale = min(1.0, DETECTOR_SIDE / max(height, width))
-    # A face that fills the frame is missed by the detectors; a margin makes it look smaller.
+def _search(detectors: list[Any], views: Iterable[tuple[Image, np.ndarray, float]]) -> list[tuple[float, np.ndarray]]:
+    """(confidence, box px) of everything that either detector sees in any view."""
+    found = []
+    for view, origin, scale in views:
+        size = np.array([view.shape[1], view.shape[0]])
+        for detector in detectors:
+            with quiet_native_stderr():
+                hits = detector.process(view).detections or []
+            for hit in hits:
+                box = hit.location_data.relative_bounding_box
+                low = np.array([box.xmin, box.ymin]) * size
+                high = low + np.array([box.width, box.height]) * size
+                found.append((float(hit.score[0]), np.concatenate([low, high]) / scale + np.tile(origin, 2)))
+    return found
+
+
+def _whole(image: Image) -> Iterator[tuple[Image, np.ndarray, float]]:
+    """The picture, and the picture with a margin: a face that fills the frame is missed unless it looks smaller."""
+    scale = min(1.0, DETECTOR_SIDE / max(image.shape[:2]))
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     yield small, np.zeros(2), scale
     margin = int(0.25 * max(small.shape[:2]))
     padded = cv2.copyMakeBorder(small, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(127, 127, 127))
     yield padded, np.full(2, -margin / scale), scale
-    side = max(height, width) // 2
-    if side < 400:
+
+
+def _tiles(image: Image, side: int) -> Iterator[tuple[Image, np.ndarray, float]]:
+    """Squares of ``side`` px that overlap by half; none where the picture is small anyway."""
+    if side < SMALLEST_TILE:
         return
-    for y in np.unique(np.linspace(0, max(height - side, 0), 3).astype(int)):
-        for x in np.unique(np.linspace(0, max(width - side, 0), 3).astype(int)):
+    height, width = image.shape[:2]
+    for y in _places(height, side):
+        for x in _places(width, side):
             part = image[y : y + side, x : x + side]
-            shrink = min(1.0, 640 / max(part.shape[:2]))
-            yield (cv2.resize(part, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) if shrink < 1
-                   else np.ascontiguousarray(part)), np.array([x, y], float), shrink
+            shrink = min(1.0, TILE_SIDE / max(part.shape[:2]))
+            small = cv2.resize(part, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+            yield small, np.array([x, y], float), shrink
+
+
+def _places(length: int, side: int) -> np.ndarray:
+    if length <= side:
+        return np.zeros(1, int)
+    return np.linspace(0, length - side, 1 + int(np.ceil(2 * (length - side) / side))).astype(int)
 
 
 def _centre(points: np.ndarray) -> np.ndarray:
