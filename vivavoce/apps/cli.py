@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
@@ -145,11 +145,24 @@ class Doctor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train one of the networks on recordings of your own."""
+class TrainFace:
+    """Learn the face model: how faces differ, and how they move. Needs recordings of more than forty people."""
 
-    network: Annotated[Positional[Literal["motion"]], arg(metavar="NETWORK", help_behavior_hint="")]
-    """Which one: motion (from speech to facial motion)."""
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/ describes it."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for the tracked recordings and face.safetensors; tracks that are there already are used."""
+
+    def run(self) -> None:
+        from vivavoce.apps import commands
+
+        commands.train_face(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMotion:
+    """Train the network from speech to facial motion, for the face model in FOLDER, or else the one that ships."""
+
     data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
     """Folder of recordings with a MANIFEST.csv, as docs/ describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
@@ -163,6 +176,16 @@ class Train:
         from vivavoce.apps import commands
 
         commands.train_motion(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one of the models on recordings of your own."""
+
+    model: Annotated[TrainFace, subcommand("face")] | Annotated[TrainMotion, subcommand("motion")]
+
+    def run(self) -> None:
+        self.model.run()
 
 
 Command = (

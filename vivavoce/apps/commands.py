@@ -85,14 +85,24 @@ def track(options: cli.Track) -> None:
     print(f"{options.output}: {latents.shape[1]} frames at {rate:g} per second")
 
 
-def train_motion(options: cli.Train) -> None:
+def train_face(options: cli.TrainFace) -> None:
+    """The face model's recipe."""
+    from vivavoce.train.face import FaceConfig, train_face
+
+    with reporter() as report:
+        weights = train_face(options.data, options.output, report, FaceConfig())
+    print(f"{weights}: learned")
+
+
+def train_motion(options: cli.TrainMotion) -> None:
     """Runs the recipe of the motion network, which goes on where an earlier run in the same folder stopped."""
     from vivavoce.train.motion import MotionRecipe, train_motion
 
     recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    model = FaceModel.load(Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
+    own = options.output / "face.safetensors"
+    model = FaceModel.load(own if own.is_file() else Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
     with reporter() as report:
         weights = train_motion(recipe, model, report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")

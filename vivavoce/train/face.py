@@ -1,9 +1,12 @@
-"""Learn the linear face model (`vivavoce/weights/face.safetensors`) from tracked recordings."""
+"""`vivavoce train face`: the linear face model, learned from tracked recordings."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -22,18 +25,61 @@ from vivavoce.latent.mesh import (
     face_height,
     rigid_fit,
 )
+from vivavoce.train.data import Clip, Progress, read_manifest, track_clips
 
+FOUND = 0.9  # share of a clip's frames that must show a face
 
 @dataclass(frozen=True, kw_only=True)
 class FaceConfig:
-    """How many directions the model keeps, and how many frames a person may contribute (so that no one dominates)."""
+    """How many directions the model keeps, and how much one person may contribute, so that no one dominates.
+
+    ``most_clips``: of the person with the most clips no more than these are tracked. ``frames_per_person``: drawn, with
+    repetition where there are fewer, for the directions of expression.
+    """
 
     identity: int = 40
     lips_jaw: int = 12
     cheeks_brows: int = 8
     eyelids: int = 3
+    most_clips: int = 40
     frames_per_person: int = 400
     seed: int = 0
+
+
+def train_face(data: Path, out: Path, progress: Progress, config: FaceConfig) -> Path:
+    """Track the training clips of a folder with a MANIFEST.csv and learn the face model; returns the weights' path.
+
+    Tracks stay in ``out``, so that an interrupted run goes on; the model is ``out/face.safetensors``. ValueError where the
+    folder has no such clips, or too few that show a face.
+    """
+    clips = balanced_clips(read_manifest(data, "train"), config.most_clips)
+    tracks = track_clips(clips, out / "tracks", progress)
+    shown = []
+    for clip in clips:
+        found = ~np.isnan(tracks[clip.name][:, 0, 0])
+        if found.mean() >= FOUND:
+            shown.append((clip.person, tracks[clip.name][found]))
+    people = len({person for person, _ in shown})
+    if people <= config.identity:
+        raise ValueError(
+            f"{data} has clips of {people} people whose face is seen throughout, a face model with {config.identity} directions "
+            f"of identity takes at least {config.identity + 1}: add recordings of other people"
+        )
+    model = learn_face(shown, config)
+    about = {"config": json.dumps(asdict(config)), "clips": str(len(shown)), "people": str(people)}
+    path = out / "face.safetensors"
+    partial = path.with_suffix(".part")
+    replace(model, metadata=about).save(partial)
+    partial.rename(path)
+    return path
+
+
+def balanced_clips(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """Clips by file name; of the person with the most of them only the first ``most``."""
+    person, _ = Counter(clip.person for clip in clips).most_common(1)[0]
+    ordered = sorted(clips, key=lambda clip: clip.path.name)
+    kept = [clip for clip in ordered if clip.person == person][:most]
+    return [clip for clip in ordered if clip.person != person or clip in kept]
 
 
 def learn_face(clips: Sequence[tuple[str, Float[np.ndarray, "t n 3"]]], config: FaceConfig) -> FaceModel:
