@@ -15,6 +15,14 @@ from vivavoce.latent.tracker import find_faces
 from vivavoce.latent.warp import Prepared, Renderer, prepare, rigid_motion
 
 SIDE = 512
+OUTER_LIPS = (
+    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),
+    (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),
+)
+LOWER_LIP = [
+    *INNER_LIPS[1], 62, 96, 89, 179, 86, 15, 316, 403, 319, 325, 292,
+    76, 77, 90, 180, 85, 16, 315, 404, 320, 307, 306, *OUTER_LIPS[1],
+]
 
 
 def tracked(image: np.ndarray) -> np.ndarray:
@@ -141,6 +149,31 @@ def test_a_smile_closes_without_a_bright_slit():
         assert column[line] < 0.75 * np.median(column)  # one dark line where the lips meet ...
         assert (np.diff(column[line - 3 : line + 1]) < 0).all(), "a second line, with something between"
         assert (np.diff(column[line : line + 4]) > 0).all(), "a second line, with something between"
+
+
+@pytest.mark.parametrize("missed", [0, 8, 16])
+def test_a_wide_open_mouth_closes_to_one_line(missed: int):
+    """Although the tracker takes the lower rim of the lips to be some pixels higher than it is."""
+    points = with_lips(landmarks(), 70.0)
+    true = points.copy()
+    true[LOWER_LIP, 1] += missed * np.tile(np.sin(np.linspace(0, np.pi, 11)), 4)
+    image = Renderer(portrait()).render(landmarks())
+    x, y = points[205, :2].astype(int)
+    skin = np.median(image[y - 5 : y + 5, x - 5 : x + 5], (0, 1)).tolist()
+    ring = [*INNER_LIPS[0], *INNER_LIPS[1][-2:0:-1]]
+    rim = [*OUTER_LIPS[0], *OUTER_LIPS[1][-2:0:-1]]
+    face = cv2.convexHull(points[:468, :2].round().astype(np.int32))
+    cv2.fillConvexPoly(image, face, skin)
+    cv2.fillPoly(image, [true[rim, :2].round().astype(np.int32)], (190, 80, 85))
+    cv2.fillPoly(image, [true[ring, :2].round().astype(np.int32)], (35, 15, 18))
+    image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    renderer = Renderer(prepare(image, points))
+    np.testing.assert_array_equal(renderer.render(points), image)
+    closed = with_lips(points, 0.0)
+    frame = renderer.render(closed).astype(float).mean(-1)
+    for x in (closed[14, 0], closed[87, 0], closed[317, 0]):
+        column = frame[int(closed[14, 1]) + 6 : int(closed[CHIN, 1]) - 4, int(x)]
+        assert column.min() > 90, "a second dark hole under the closed lips"
 
 
 def test_lids_close():

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, Int32, UInt8
 from vivavoce.latent import topology
 from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
+from vivavoce.latent.lips import lips_shift
 from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
 from vivavoce.latent.raster import rasterise, settle
@@ -25,6 +26,7 @@ from vivavoce.latent.surround import CELLS, Surround, surround
 _EYE_KNEE = 0.2  # height over length of an eye below which it is on its way to closed
 _TUCK_EYE = 0.07  # of an eye's length
 _TUCK_LIPS_MM = 0.7
+_TUCK_WIDE_MM = 1.6  # the same where the rims of an open mouth had to be looked for
 _LIPS_KNEE_MM = 2.0  # the same for lips, in millimetres
 _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 
@@ -33,12 +35,14 @@ _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 class Prepared:
     """Everything about a portrait that is computed once.
 
-    image: (s, s, 3) RGB; points: (478, 3) its landmarks in px, pixel-centre coordinates; around: the grid outside the face;
-    triangles: (m, 3) over face and grid vertices, of which the first `behind` lie behind the face.
+    image: (s, s, 3) RGB; points: (478, 3) its landmarks in px, pixel-centre coordinates, put right around an open mouth by
+    `shift` (478, 3); around: the grid outside the face; triangles: (m, 3) over face and grid vertices, of which the first
+    `behind` lie behind the face.
     """
 
     image: UInt8[np.ndarray, "s s 3"]
     points: Float32[np.ndarray, "478 3"]
+    shift: Float32[np.ndarray, "478 3"]
     around: Surround
     triangles: Int32[np.ndarray, "m 3"]
     behind: int
@@ -71,6 +75,8 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
     assert image.shape[0] == image.shape[1]
     assert landmarks.shape == (LANDMARKS, 3)
     points = _centred(landmarks)
+    shift = lips_shift(image, points)
+    points += shift
     around = surround(image, points)
     number = np.concatenate([OVAL, SKIN + np.arange(len(around.points))]).astype(np.int32)
     holes = [topology.hole_triangles(o) for o in (topology.INNER_LIPS, topology.RIGHT_EYE, topology.LEFT_EYE)]
@@ -78,6 +84,7 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
     return Prepared(
         image=np.ascontiguousarray(image),
         points=points,
+        shift=shift,
         around=around,
         triangles=np.ascontiguousarray(np.concatenate([behind, topology.face_triangles(), *holes])),
         behind=len(behind),
@@ -100,7 +107,8 @@ class Renderer:
         eye = max(e.lids.length for e in prepared.eyes)
         self._tucks: list[tuple[Opening, float]] = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
         if prepared.mouth.parted:
-            self._tucks.append((topology.INNER_LIPS, _TUCK_LIPS_MM * prepared.mouth.mm))
+            tuck = _TUCK_WIDE_MM if prepared.shift.any() else _TUCK_LIPS_MM
+            self._tucks.append((topology.INNER_LIPS, tuck * prepared.mouth.mm))
         self._source = np.concatenate([prepared.points[: SKIN], prepared.around.points])
 
     def render(self, target: Float32[np.ndarray, "478 3"]) -> UInt8[np.ndarray, "s s 3"]:
@@ -108,6 +116,7 @@ class Renderer:
         p = self.prepared
         points = _centred(target)
         pose = rigid_motion(p.points[RIGID], points[RIGID])
+        self._correct(points, pose)
         self._meet(points)
         vertices = self._vertices(points, pose)
         shift = self._source[:, :2] - vertices[:, :2]
@@ -129,6 +138,14 @@ class Renderer:
             window, corner, p.image, p.mouth, points, pose(p.points), flat_motion(pose, p.points[_INNER_LIPS]), pose.place
         )
         return frame
+
+    def _correct(self, points: np.ndarray, pose: Pose) -> None:
+        """Put right an open mouth's landmarks as the portrait's were, in place: the more, the more open the mouth."""
+        p = self.prepared
+        if p.shift.any():
+            own = gaps(p.points - p.shift, topology.INNER_LIPS)[0].mean()
+            share = min(max(gaps(points, topology.INNER_LIPS)[0].mean() / own, 0.0), 1.0)
+            points += (share * p.shift @ pose.matrix.T).astype(np.float32)
 
     def _meet(self, points: np.ndarray) -> None:
         """Close lids and lips that the target means to be closed, in place."""
