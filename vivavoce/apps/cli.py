@@ -105,7 +105,7 @@ class Track:
     video: Recording
     """A recorded face."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="OUT.npz|OUT.csv")]
-    """The table to write: a frame per row, the units are in docs/."""
+    """The table to write: a frame per row, the units are in docs/formats.md."""
     overwrite: bool = False
     """Replace the output if it exists."""
 
@@ -149,7 +149,7 @@ class TrainFace:
     """Learn the face model: how faces differ, and how they move. Needs recordings of more than forty people."""
 
     data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/ describes it."""
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """Folder for the tracked recordings and face.safetensors; tracks that are there already are used."""
 
@@ -164,7 +164,7 @@ class TrainMotion:
     """Train the network from speech to facial motion, for the face model in FOLDER, or else the one that ships."""
 
     data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/ describes it."""
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """Folder for checkpoints, the log of losses and the weights; goes on where an earlier run in it stopped."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None

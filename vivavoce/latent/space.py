@@ -25,7 +25,7 @@ class LatentSpec:
 
 
 class LatentSpace(Protocol[R_co]):
-    """A renderer is a decoder and a tracker is an encoder (see docs/design.md)."""
+    """A renderer is a decoder and a tracker is an encoder (see docs/architecture.md)."""
 
     @property
     def spec(self) -> LatentSpec: ...
