@@ -27,6 +27,7 @@ from vivavoce.train.data import (
     Augmentation,
     Example,
     Progress,
+    disguise_voice,
     examples_of,
     load_examples,
     mirror_pairs,
@@ -59,6 +60,8 @@ class MotionRecipe:
     })
     person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
     variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
+    disguise: bool = True  # see `disguise_voice`
+    dropout: float = 0.2
     checkpoint_every: int = 500
     seed: int = 0
 
@@ -157,9 +160,11 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
     layout = Layout.of(model.widths())
     spec = SpeechStreams.spec
     silence = features(SpeechStreams(), torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
-    levels = LevelsConfig(streams=dict(spec.streams))
+    levels = LevelsConfig(streams=dict(spec.streams), dropout=recipe.dropout)
     mean, std, style_mean, style_std = statistics(examples, recipe)
-    net = MotionTransformer(MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean)))
+    net = MotionTransformer(
+        MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean), dropout=recipe.dropout)
+    )
     run = Run(net, recipe)
     if run.restore():
         report(f"going on at step {run.step}")
@@ -250,7 +255,8 @@ def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generat
     # Its own past is never exact in use; a little noise on the clean prefix keeps errors from feeding on themselves.
     data = batch.motion.clone()
     data[:, :known] += 0.1 * torch.randn(data[:, :known].shape, generator=generator)
-    condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
+    speech = disguise_voice(batch.speech, rng) if recipe.disguise else batch.speech
+    condition = net.train().listen(speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
     return flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
 
 
