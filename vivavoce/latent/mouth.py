@@ -126,18 +126,22 @@ def draw_mouth(
     low_bite, low_shade = _row(mouth.lower, place, jaw, lips, 1e3)
     # Lips hide most of the teeth, however far apart they are; the upper ones seldom hide all of them.
     middle, size = COLUMNS // 2, mouth.mm * scale
-    bite -= _beyond(bite[middle] - upper[middle], 3.5 * size, 2.5 * size)
-    opening = lips.lower[middle] - lips.upper[middle]
-    bite += max(min(3.2 * size, 0.5 * opening) - (bite[middle] - upper[middle]), 0.0)
-    low_bite += _beyond(lower[middle] - low_bite[middle], 0.8 * size, 1.4 * size)
+    opening = lower[middle] - upper[middle]
+    bite -= _beyond(bite[middle] - upper[middle], 4.0 * size, 2.5 * size)
+    bite += max(min(5.5 * size, 0.74 * opening) - (bite[middle] - upper[middle]), 0.0)
+    low_bite += _beyond(lower[middle] - low_bite[middle], 1.4 * size, 2.0 * size)
+    # Lips part before teeth do: a small opening shows both rows, almost closed.
+    low_bite -= max(min(0.26 * opening, 2.4 * size) - (lower[middle] - low_bite[middle]), 0.0)
+    # Rounded lips keep the light out.
+    spread = float(np.clip((lips.length / max(scale * mouth.lips.length, 1e-3) - 0.7) / 0.25, 0, 1))
     shape = (y1 - y0, x1 - x0)
     alpha = np.empty(shape, np.float32)
     layer = np.empty((*shape, 3), np.uint8)
     if mouth.shown and mouth.split < mouth.lips.lower[middle]:
         bite, low_bite = np.full(COLUMNS, -1e3), np.full(COLUMNS, 1e3)  # the portrait shows its own
     _paint(
-        (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.vivid, size, mouth.soft, layer,
-        alpha,
+        (x0, y0), lips.frame, upper, lower, bite, shade, low_bite, low_shade, mouth.colours, mouth.vivid, size, mouth.soft,
+        0.55 + 0.45 * spread, layer, alpha,
     )
     if mouth.shown:
         map_x, map_y, taken = (np.empty(shape, np.float32) for _ in range(3))
@@ -258,7 +262,7 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarr
     white = float(np.percentile(eye, 88)) if len(eye) else float(skin.mean())
     # Teeth differ less between people than skin does, but are lit by the same light.
     tone = float(skin.mean())
-    light = float(np.clip(0.8 * min(0.5 * tone + 90, 1.5 * tone) + 0.33 * white, 35, 224))
+    light = float(np.clip(0.8 * min(0.6 * tone + 65, 1.3 * tone) + 0.3 * white, 35, 224))
     vivid = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1.0) / 0.25, 0, 1))
     warm = np.array([1.03, 0.99, 0.93])
     tint = 0.7 * warm + 0.3 * skin / max(float(skin.mean()), 1.0)
@@ -272,13 +276,14 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarr
 def _paint(
     origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, bite: np.ndarray, shade: np.ndarray,
     low_bite: np.ndarray, low_shade: np.ndarray, colours: np.ndarray, vivid: float,
-    mm: float, soft: float, layer: np.ndarray, alpha: np.ndarray,
+    mm: float, soft: float, lit: float, layer: np.ndarray, alpha: np.ndarray,
 ) -> None:
-    """Paint cavity, tongue, lower and upper teeth over each other; alpha is the opening's soft mask."""
+    """Paint cavity, tongue, lower and upper teeth over each other; alpha is the opening's soft mask, lit the share of light
+    that the lips let in."""
     tallest = 0.0
     for i in range(upper.size):
         tallest = max(tallest, lower[i] - upper[i])
-    light = 0.7 + 0.3 * ramp(tallest / (6 * mm))
+    light = lit * (0.5 + 0.5 * ramp(tallest / (9 * mm)))
     # Light that reaches the depth has met flesh on its way: shade falls fastest in blue.
     fall = np.array([1.0, 1.0 + 0.35 * vivid, 1.0 + 0.45 * vivid])
     floor = lower[lower.size // 2]
@@ -295,7 +300,7 @@ def _paint(
             alpha[row, column] = a
             if a <= 0:
                 continue
-            corner = 0.25 + 0.75 * ramp((side - 1) / 12)
+            corner = 0.2 + 0.8 * ramp((side - 1) / 15)
             under_lip = 0.62 + 0.38 * ramp((v - top) / (2.5 * mm))
             over_lip = 0.7 + 0.3 * ramp((bottom - v) / (3 * mm))
             back = ramp(min(v - top, 1.6 * (bottom - v)) / (3 * mm) + 0.2)
@@ -311,14 +316,15 @@ def _paint(
             gum = ramp((bite_here - 9.5 * mm - v) / (1.5 * mm) + 0.5)
             low_gum = ramp((v - low - 7.5 * mm) / (1.5 * mm) + 0.5)
             bright = at_column(shade, u) * under_lip * corner * light
-            low_bright = 0.8 * at_column(low_shade, u) * over_lip * corner * light * (0.6 + 0.4 * ramp((v - top) / (6 * mm)))
+            low_bright = 0.72 * at_column(low_shade, u) * over_lip * corner * light * (0.6 + 0.4 * ramp((v - top) / (6 * mm)))
             for c in range(3):
                 value = colours[3, c] + back * (colours[4, c] - colours[3, c])
                 value += tongue * (colours[2, c] * tongue_light ** fall[c] - value)
                 row_below = colours[0, c] + low_gum * (colours[1, c] - colours[0, c])
                 row_above = colours[0, c] + gum * (colours[1, c] - colours[0, c])
-                value += lower_teeth * (row_below * low_bright ** fall[c] - value)
-                value += upper_teeth * (row_above * bright ** fall[c] - value)
+                bounced = 0.3 * colours[1, c]  # light that reaches teeth in the lips' shade from flesh around them
+                value += lower_teeth * (row_below * low_bright ** fall[c] + (1 - low_bright) * bounced - value)
+                value += upper_teeth * (row_above * bright ** fall[c] + (1 - bright) * bounced - value)
                 layer[row, column, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
 
 
