@@ -99,7 +99,7 @@ class Watch:
         self.total = time.process_time() - self._busy
         now, own = thread_seconds(), threading.get_native_id()
         others = {i: now[i] - seconds for i, seconds in self._threads.items() if i in now and i != own}
-        self.helpers = sum(others.values())  # of torch and the like, there before and after; the encoder's have gone
+        self.helpers = sum(others.values())  # there before and after; the encoder's have gone
         self._ended.set()
         self._thread.join()
 
@@ -161,7 +161,7 @@ def watch_stages(stages: Stages) -> None:
     stages.watch(VideoWriter, "write", "handing to the encoder")
 
 
-def measure(folder: Path, seconds: float) -> dict[str, Any]:
+def measure(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
     """The main job once, on a recording of that length."""
     begun = time.perf_counter()
     import skimage.data
@@ -172,6 +172,7 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
     from vivavoce.media.video import VideoWriter
 
     imported = time.perf_counter()
+    torch.set_num_threads(threads)
     animator = Animator.load()
     loaded = time.perf_counter()
     reference = animator.prepare(Portrait(image=skimage.data.astronaut(), name="astronaut"), size=SIZE, crop=True)
@@ -193,7 +194,7 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
     assert count == round(seconds * FPS), (count, seconds)
     busy = {
         **stages.busy, "encoding": watch.total - watch.main - watch.helpers,
-        "rest of the main thread": watch.main - sum(stages.busy.values()), "torch's helper threads": watch.helpers,
+        "rest of the main thread": watch.main - sum(stages.busy.values()), "helper threads (OpenCV, torch)": watch.helpers,
     }
     table = {
         name: {
@@ -243,9 +244,9 @@ def report(result: dict[str, Any]) -> None:
     print("{frames} frames in {seconds:.1f} s: {frames_per_second:.1f} per second".format(**result))
     print("imports {import_seconds:.2f} s, models {load_seconds:.2f} s, portrait {prepare_seconds:.2f} s".format(**result))
     print("first frame {first_frame_seconds:.2f} s after the start; it needs {lookahead_seconds:.2f} s of sound".format(**result))
-    print(f"\n{'stage':28}{'ms/frame':>10}{'share':>8}{'clock':>10}")
+    print(f"\n{'stage':32}{'ms/frame':>10}{'share':>8}{'clock':>10}")
     for name, stage in sorted(result["stages"].items(), key=lambda item: -item[1]["busy_ms"]):
-        print(f"{name:28}{stage['busy_ms']:10.2f}{stage['share']:8.1%}{stage['clock_ms']:10.2f}")
+        print(f"{name:32}{stage['busy_ms']:10.2f}{stage['share']:8.1%}{stage['clock_ms']:10.2f}")
     memory = [mib for _, mib in result["memory_mib"]]
     at = ", ".join(f"{memory[int(part * (len(memory) - 1))]:.0f} at {part:.0%}" for part in (0.1, 0.25, 0.5, 0.75, 1))
     print(f"\nresident memory, MiB: at most {result['peak_mib']:.0f}; {at} of the recording")
@@ -256,12 +257,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the recording")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; the command line takes one")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args()
-    # Before torch is imported, which counts the cores it may use.
+    # Before NumPy and torch are imported, which count the cores they may use; the command line does the same.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), 60 * args.minutes)
+        result = measure(Path(folder), 60 * args.minutes, args.threads)
     report(result)
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=1))

@@ -212,6 +212,8 @@ def parse(arguments: Sequence[str] | None) -> Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; an error that the user can mend becomes one sentence on stderr."""
     _hush_libraries()
+    # NumPy's matrices are small here; a second thread for them would only spin, on the core that the video's encoder wants.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         parse(arguments).run()
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import skimage.data
+import torch
 
 from vivavoce.animate import Animator, Controls
 from vivavoce.apps import export
@@ -36,7 +37,7 @@ def demo(options: cli.Demo) -> None:
     check_output(options.output, options.overwrite)
     speech = speak(DEMO_SENTENCE, voice="en")
     portrait = Portrait(image=skimage.data.astronaut(), name="astronaut")
-    frames = Animator.load().animate(portrait, speech)
+    frames = _animator().animate(portrait, speech)
     _write(frames, options.output, fps=25.0, sound=speech, seconds=speech.duration, overwrite=options.overwrite)
 
 
@@ -54,7 +55,7 @@ def animate(options: cli.Animate) -> None:
         assert options.speech is not None  # Animate.check saw to it
         sound, seconds = options.speech, probe_audio(options.speech).duration_seconds
         speech = read_audio(options.speech)
-    frames = Animator.load().animate(
+    frames = _animator().animate(
         portrait, speech, fps=render.fps, size=render.size, crop=render.crop, seed=options.seed, guidance=options.guidance,
         controls=_controls(render),
     )
@@ -66,7 +67,7 @@ def drive(options: cli.Drive) -> None:
     render = options.render
     check_output(options.output, render.overwrite)
     portrait = Portrait.open(options.portrait, face=render.face)
-    animator = Animator.load()
+    animator = _animator()
     rate, seconds = animator.space.spec.rate_hz, _seconds(options.video)
     recorded = shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")
     frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=_controls(render))
@@ -77,7 +78,7 @@ def drive(options: cli.Drive) -> None:
 def track(options: cli.Track) -> None:
     """The motion of a recorded face, as a table."""
     export.check_table(options.output, options.overwrite)
-    space = Animator.load().space
+    space = _animator().space
     rate = space.spec.rate_hz
     with closing(shown(read_frames(options.video, rate), total=_count(_seconds(options.video), rate), what="tracking")) as frames:
         latents = space.encode(frames)
@@ -106,6 +107,12 @@ def train_motion(options: cli.TrainMotion) -> None:
     with reporter() as report:
         weights = train_motion(recipe, model, report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def _animator() -> Animator:
+    """The shipped models, on one thread: the network is so small that a second would wait, and the encoder wants its core."""
+    torch.set_num_threads(1)
+    return Animator.load()
 
 
 def _controls(render: cli.Render) -> Controls:
