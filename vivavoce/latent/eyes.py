@@ -6,24 +6,26 @@ the gaze while the white follows less and less away from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from numba import njit
+from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import Aperture, Opening, trace
 from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
 
 LOOK_REACH = 0.3  # of the eye's length: the furthest that the iris is moved sideways
+_STRIP = (0.12, 0.27)  # of the eye's length above its edge: the skin that a closing lid is drawn with
 NARROW = 0.1  # height over length: below it the portrait's eye counts as shut, and there is no eyeball to show
 
 
 @dataclass(frozen=True, kw_only=True)
 class EyeSource:
-    """One eye of the portrait: its lids, its iris (centre and radius, px), whether it shows an eyeball at all, and
-    the colour of its upper lashes."""
+    """One eye of the portrait: its lids, its iris (centre and radius, px), whether it shows an eyeball at all, the
+    colour of its upper lashes, and the skin over it."""
 
     opening: Opening
     iris: tuple[int, ...]
@@ -32,6 +34,7 @@ class EyeSource:
     radius: float
     seen: bool
     lash: Float64[np.ndarray, " 3"]
+    skin: Float64[np.ndarray, "rows columns 3"]
 
 
 def prepare_eye(
@@ -43,7 +46,7 @@ def prepare_eye(
     radius = float(np.linalg.norm(rim[1:] - rim[0], axis=1).mean())
     return EyeSource(
         opening=opening, iris=iris, lids=lids, centre=rim[0], radius=radius, seen=lids.height > NARROW * lids.length,
-        lash=_lash_colour(image, lids),
+        lash=_lash_colour(image, lids), skin=_lid_skin(image, lids),
     )
 
 
@@ -79,22 +82,85 @@ def draw_eye(
     ball = cv2.remap(source, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     patch = picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
     blend(patch, ball, alpha)
-    closing = 1 - lids.height / max(eye.lids.height * lids.length / eye.lids.length, 1e-3)
+    scale = lids.length / eye.lids.length
+    closing = 1 - lids.height / max(eye.lids.height * scale, 1e-3)
+    if closing > 0.1:
+        top = np.minimum(scale * eye.lids.upper, lids.upper) - _STRIP[0] * lids.length
+        _draw_lid(
+            *_part_of(picture, corner, replace(lids, upper=top)), lids.frame, top, lids.upper, eye.skin,
+            0.9 * min((closing - 0.1) / 0.4, 1.0),
+        )
     if closing > 0.4:
         strength = 0.7 * min((closing - 0.4) / 0.5, 1.0)
         # A closing lid shows its lashes as a line; that also hides the seam with the lower lid.
         draw_line(patch, (x0, y0), lids.frame, lids.upper, 0.025 * lids.length, eye.lash, strength)
 
 
+def _part_of(picture: np.ndarray, corner: tuple[int, int], around: Aperture) -> tuple[np.ndarray, tuple[int, int]]:
+    """The part of the picture that an opening may touch, and the place of its top left pixel."""
+    x0, y0, x1, y1 = around.box(2, corner, picture.shape)
+    return picture[y0 - corner[1] : max(y1, y0) - corner[1], x0 - corner[0] : max(x1, x0) - corner[0]], (x0, y0)
+
+
+def _above(image: np.ndarray, lids: Aperture, across: np.ndarray, rise: np.ndarray) -> Float64[np.ndarray, "r n 3"]:
+    """Colours at shares `across` of the eye's length, `rise` lengths above its upper edge."""
+    height = np.interp(across, np.linspace(0, 1, len(lids.upper)), lids.upper) - rise[:, None] * lids.length
+    axis = lids.axis
+    spot = lids.start + across[:, None] * (lids.end - lids.start) + height[..., None] * np.array([-axis[1], axis[0]])
+    return cv2.remap(image, spot.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float64)
+
+
+def _lid_skin(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, "rows columns 3"]:
+    """Skin from over the lashes up towards the brow, along the eye, without its fine detail: what a closing lid is made of."""
+    strip = _above(image, lids, np.linspace(0, 1, len(lids.upper)), np.linspace(*_STRIP, 16))
+    strip = gaussian_filter1d(gaussian_filter1d(strip, 6.0, axis=1, mode="nearest"), 1.5, axis=0, mode="nearest")
+    # What gets much darker upwards is the brow.
+    light = strip.mean(-1, keepdims=True)
+    return strip + np.clip(5 * (0.92 - light / np.maximum(light[:1], 1.0)), 0, 1) * (strip[:1] - strip)
+
+
 def _lash_colour(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, " 3"]:
     """The darkest of what borders the eye above, away from the iris."""
     across = np.concatenate([np.linspace(0.08, 0.25, 8), np.linspace(0.75, 0.92, 8)])
-    height = np.interp(across, np.linspace(0, 1, len(lids.upper)), lids.upper) - np.linspace(0, 0.12, 7)[:, None] * lids.length
-    axis = lids.axis
-    spot = lids.start + across[:, None] * (lids.end - lids.start) + height[..., None] * np.array([-axis[1], axis[0]])
-    colour = cv2.remap(image, spot.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    colour = _above(image, lids, across, np.linspace(0, 0.12, 7))
     dark = colour.sum(-1).argmin(0)
-    return np.median(colour[dark, np.arange(len(across))].astype(np.float64), 0)
+    return np.median(colour[dark, np.arange(len(across))], 0)
+
+
+@njit(cache=True)
+def _draw_lid(
+    picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, edge: np.ndarray, skin: np.ndarray,
+    strength: float,
+) -> None:
+    """Lay skin over what a closing upper lid has stretched, in place: from over the lashes of the open eye (upper) down to the
+    lid's edge. It mirrors the skin above, so that the two join."""
+    rows = skin.shape[0] - 1
+    colour = np.empty(3)
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            dx, dy = origin[0] + column - frame[0], origin[1] + row - frame[1]
+            u = (dx * frame[2] + dy * frame[3]) / frame[4]
+            v = -dx * frame[3] + dy * frame[2]
+            top, bottom = at_column(upper, u), at_column(edge, u)
+            part = (v - top) / max(bottom - top, 1e-3)
+            a = strength * ramp(part / 0.35) * ramp(0.5 - below(edge, u, v, frame[4]) / 1.4)
+            a *= ramp(u / 0.2) * ramp((1 - u) / 0.2)
+            if a <= 0.01:
+                continue
+            part = min(max(part, 0.0), 1.0)
+            k = min(int(part * rows), rows - 1)
+            f = part * rows - k
+            # The ball under the lid: lightest at its middle, darker towards the lashes and the corners.
+            light = 1.0 - 0.22 * (part - 0.55) ** 2 / 0.2 * (part > 0.55) - 0.12 * (2 * u - 1) ** 2
+            darker = 0.0
+            for c in range(3):
+                colour[c] = light * ((1 - f) * at_column(skin[k, :, c], u) + f * at_column(skin[k + 1, :, c], u))
+                darker += (picture[row, column, c] - colour[c]) / 3
+            a *= 1 - ramp((darker - 10) / 60)  # it is there to take dark streaks away, not to make any
+            for c in range(3):
+                p = np.float64(picture[row, column, c])
+                value = colour[c]
+                picture[row, column, c] = np.uint8(min(max(p + a * (value - p) + 0.5, 0.0), 255.0))
 
 
 @njit(cache=True)
