@@ -343,7 +343,7 @@ def _own_inside(
     scale = np.sqrt(abs(skull[0, 0] * skull[1, 1] - skull[0, 1] * skull[1, 0]))
     middle = own_lower.size // 2
     wide = ramp((own_lower[middle] - own_upper[middle]) / (6 * mm) - 1) if split < own_lower[middle] else 0.0
-    margin = soft * (0.7 - 6.7 * (1 - min(4 * change, 1.0)))
+    margin = soft * (1.1 - 7.1 * (1 - min(4 * change, 1.0)))
     for row in range(taken.shape[0]):
         for column in range(taken.shape[1]):
             x, y = origin[0] + column, origin[1] + row
@@ -373,7 +373,10 @@ def _own_inside(
                 part = min(max((v - top) / max(bottom - top, 1e-3), 0.0), 1.0)
                 whole = wide * ramp(parted / (2 * mm))
                 to += whole * (own_u + part * (own_l - own_u) - to)
-            to = max(to, own_u + margin)
+            over = own_u + margin - to
+            if over > 0:  # the upper lip shows more than the portrait does: mirror what is there, and fade to the cavity
+                to = own_u + margin + 0.8 * min(over, 0.6 * max(own_l - own_u - margin, 0.0))
+                share *= 1 - 0.6 * ramp(over / (5 * mm))
             line = u * own_frame[4]
             map_x[row, column] = own_frame[0] + line * own_frame[2] - to * own_frame[3]
             map_y[row, column] = own_frame[1] + line * own_frame[3] + to * own_frame[2]
