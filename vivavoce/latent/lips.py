@@ -35,7 +35,8 @@ _STEPS = 72
 _CLUSTERS = 4
 _OPEN = 0.35  # height over width of the mouth from which its ring is looked at
 _CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
-_EVIDENCE = 6.0  # least difference of colour (Lab) across the edge found
+_EVIDENCE = 7.5  # least difference of colour (Lab) across the edge found, on three quarters of the rays
+_TURNED = 0.5  # depth over width between the mouth's corners from which its far side is hidden
 
 
 def lips_shift(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"]) -> Float32[np.ndarray, "478 3"]:
@@ -49,7 +50,8 @@ def lips_shift(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "4
     inner, outer = flat[rings[0]], flat[rings[3]]
     width = float(np.linalg.norm(flat[INNER_LIPS[0][0]] - flat[INNER_LIPS[0][-1]]))
     height = float(np.linalg.norm(flat[13] - flat[14]))
-    if height < _OPEN * width:
+    right, left = points[INNER_LIPS[0][0]], points[INNER_LIPS[0][-1]]
+    if height < _OPEN * width or abs(right[2] - left[2]) > _TURNED * width:
         return none
     rim, normal = _rays(inner)
     thick = np.linalg.norm(outer - inner, axis=1)
@@ -109,10 +111,10 @@ def _edge(
         beyond = np.minimum(_nearest(unrolled, unrolled[outside]), _nearest(unrolled, lips))
         evidence = np.sqrt(beyond) - np.sqrt(_nearest(unrolled, unrolled[inside]))
         at = _contour(np.clip(evidence, -8, 8) - away, unrolled)
-    gap = 4
-    before = np.stack([unrolled[np.arange(_RAYS), np.clip(at - k, 0, _STEPS - 1)] for k in range(1, gap)]).mean(0)
-    after = np.stack([unrolled[np.arange(_RAYS), np.clip(at + k, 0, _STEPS - 1)] for k in range(1, gap)]).mean(0)
-    if np.median(np.linalg.norm(after - before, axis=1)) < _EVIDENCE:
+    rays, near = np.arange(_RAYS), range(3, 10)
+    before = np.mean([unrolled[rays, np.clip(at - k, 0, _STEPS - 1)] for k in near], 0)
+    after = np.mean([unrolled[rays, np.clip(at + k, 0, _STEPS - 1)] for k in near], 0)
+    if np.percentile(np.linalg.norm(after - before, axis=1), 25) < _EVIDENCE:
         return None
     return at
 
