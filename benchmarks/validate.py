@@ -21,6 +21,7 @@ from PIL import Image
 from vivavoce import Animator, Portrait
 from vivavoce.latent.mesh import eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.topology import CHEEKS, NOSE_TIP
 from vivavoce.media.audio import read_audio
 from vivavoce.media.video import VideoWriter, read_frames
 from vivavoce.train.data import Clip, read_manifest
@@ -29,7 +30,7 @@ from vivavoce.train.data import Clip, read_manifest
 def portrait_frame(frames: list[np.ndarray], points: np.ndarray) -> int:
     """Index of the frame to animate."""
     gap, eyes = lip_opening(points), eye_opening(points)
-    aside = np.abs(points[:, 1, 0] - (points[:, 234, 0] + points[:, 454, 0]) / 2) / face_height(points)
+    aside = np.abs(points[:, NOSE_TIP, 0] - points[:, CHEEKS, 0].mean(1)) / face_height(points)
     light = np.array([f.mean() for f in frames])
     usable = (eyes > 0.85 * np.median(eyes)) & (aside <= np.median(aside) + 1e-9) & (np.abs(light - np.median(light)) < 12)
     return int(np.argmin(np.where(usable, gap, np.inf)))

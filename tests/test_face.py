@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vivavoce import Animator
-from vivavoce.latent.mesh import REGIONS, FaceModel, Pose, rigid_fit
+from vivavoce.latent.mesh import REGIONS, FaceModel, Pose, clip_neutral, rigid_fit
 from vivavoce.train.data import Clip
 from vivavoce.train.face import FaceConfig, balanced_clips, train_face
 
@@ -61,7 +61,7 @@ def test_the_model_spans_the_faces_it_was_learned_from_and_forgets_the_cameras(a
         assert similarity == pytest.approx(np.ones(len(similarity)), abs=1e-3)
     learned = models[0]
     points = np.load(tmp_path / "1" / "out" / "tracks" / "train__clip5.npy")[3:]
-    neutral = learned.clip_neutral(learned.normalise(points)[0])
+    neutral = clip_neutral(learned.normalise(points)[0], learned)
     moves = rigid_fit(neutral, points).remove(points) - neutral
     weight = learned.importance[:, None] * (sum(learned.mask.values()) > 0.5)[:, None]
     left = moves - learned.displacement(learned.project(moves))

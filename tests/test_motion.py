@@ -10,21 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivavoce.latent.blink import Blinks
-from vivavoce.latent.mesh import (
-    INNER_LOWER,
-    INNER_UPPER,
-    LIPS,
-    REGIONS,
-    FaceModel,
-    Pose,
-    eye_opening,
-    lip_opening,
-    rigid_fit,
-    rotation_matrices,
-)
+from vivavoce.latent.mesh import REGIONS, FaceModel, Pose, eye_opening, lip_opening, rigid_fit, rotation_matrices
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.motion_space import MotionSpace
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_picture
+from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER, LIPS
 
 WEIGHTS = Path(str(resources.files("vivavoce") / "weights"))
 

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vivavoce.latent.mesh import RIGID
 from vivavoce.latent.quiet import quiet_native_stderr
-from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, LEFT_EYE, RIGHT_EYE, face_triangles
+from vivavoce.latent.topology import CHIN, FOREHEAD, INNER_LIPS, LEFT_EYE, RIGHT_EYE, RIGID, face_triangles
 from vivavoce.latent.tracker import find_faces
 from vivavoce.latent.warp import Prepared, Renderer, prepare, rigid_motion
 
@@ -55,7 +54,7 @@ def turned(points: np.ndarray, yaw_degrees: float, pitch_degrees: float = 0.0) -
 
 def with_lips(points: np.ndarray, gap: float) -> np.ndarray:
     """Lips `gap` px apart: what is below their line moves along the face's axis, evenly near the middle of the jaw."""
-    axis = (points[CHIN] - points[FOREHEAD_TOP]) / np.linalg.norm(points[CHIN] - points[FOREHEAD_TOP])
+    axis = (points[CHIN] - points[FOREHEAD]) / np.linalg.norm(points[CHIN] - points[FOREHEAD])
     width = np.linalg.norm(points[61] - points[291])
     line = (points[13] + points[14]) / 2
     height = (points - line) @ axis

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from vivavoce import Animator, Motion, Portrait
-from vivavoce.latent.mesh import INNER_LOWER, INNER_UPPER, FaceModel, eye_opening, lip_opening
+from vivavoce.latent.mesh import FaceModel, eye_opening, lip_opening
 from vivavoce.latent.motion_space import Painter
 from vivavoce.latent.retarget import motion_of
+from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 from vivavoce.media.video import VideoWriter, read_frames
 
 FRAMES = 60

@@ -63,6 +63,14 @@ def test_there_is_a_frame_for_every_tick_of_the_sound(animator: Animator, small:
     assert len(frames) == round(short.duration * fps)
 
 
+def test_the_shortest_sound_has_a_frame_and_none_has_none(animator: Animator, small: Reference) -> None:
+    click, nothing = Audio(samples=torch.full((1, 40), 0.1), rate=16000), Audio(samples=torch.zeros(1, 0), rate=16000)
+    for sound, count in ((click, 1), (nothing, 0)):
+        session = animator.session(small)
+        assert len([*session.push(sound), *session.finish()]) == count
+    assert list(animator.session(small).finish()) == []
+
+
 def test_motion_is_resampled_not_repeated() -> None:
     """A steady movement is steady at every frame rate: frame i shows the motion at i / fps seconds."""
     ramp = np.arange(26.0)[:, None]

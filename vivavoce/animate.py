@@ -142,8 +142,8 @@ class OutputClock:
     fps: float
 
     def frames(self, seconds: float) -> int:
-        """How many frames a recording of this length has."""
-        return round(seconds * self.fps)
+        """How many frames a recording of this length has: at least one if there is any sound."""
+        return max(round(seconds * self.fps), int(seconds > 0))
 
     def needs(self, index: int) -> int:
         """The last motion frame that output frame ``index`` depends on."""

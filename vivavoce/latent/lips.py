@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 from scipy.ndimage import gaussian_filter1d
 
-from vivavoce.latent.mesh import LANDMARKS, OVAL, SKIN
-from vivavoce.latent.topology import INNER_LIPS, NOSE_BASE
+from vivavoce.latent.topology import INNER_LIPS, LANDMARKS, NOSE_BASE, OVAL, SKIN
 
 # Rows of landmarks from the inner rim of the lips to the outer one, upper and lower, each from corner to corner.
 _ROWS = (

@@ -17,51 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
-LANDMARKS = 478
-SKIN = 468
-FOREHEAD, NOSE_BASE = 10, 2
-# Points that speech does not move: forehead, temples, bridge of the nose, corners of the eyes.
-RIGID = np.array([
-    10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109, 168, 6, 197, 195, 33, 263, 133, 362, 127, 356, 234, 454,
-])
-# Inner lips, upper and lower point of each vertical pair, from the right corner to the left one.
-INNER_UPPER = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
-INNER_LOWER = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
-LIPS = np.array([
-    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 308, 76, 62, 306, 292,
-    184, 74, 73, 72, 11, 302, 303, 304, 408, 77, 90, 180, 85, 16, 315, 404, 320, 307, 183, 42, 41, 38, 12, 268, 271, 272,
-    407, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_UPPER, *INNER_LOWER,
-])
-OVAL = np.array([
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
-    172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-])
+from vivavoce.latent.topology import EYES, FOREHEAD, INNER_LOWER, INNER_UPPER, NOSE_BASE, RIGID, SKIN
 
-
-@dataclass(frozen=True, kw_only=True)
-class Eye:
-    """Landmark indices of one eye; ``upper[i]`` lies over ``lower[i]``, from the left of the picture to the right."""
-
-    iris: slice
-    corners: tuple[int, int]
-    upper: tuple[int, ...]
-    lower: tuple[int, ...]
-
-    @property
-    def ring(self) -> tuple[int, ...]:
-        return (self.corners[0], *self.upper, self.corners[1], *reversed(self.lower))
-
-
-EYES = (  # the person's right eye, which is the left one in the picture, comes first
-    Eye(
-        iris=slice(468, 473), corners=(33, 133),
-        upper=(246, 161, 160, 159, 158, 157, 173), lower=(7, 163, 144, 145, 153, 154, 155),
-    ),
-    Eye(
-        iris=slice(473, 478), corners=(362, 263),
-        upper=(398, 384, 385, 386, 387, 388, 466), lower=(382, 381, 380, 374, 373, 390, 249),
-    ),
-)
 EYEBALL_RADIUS = 0.4  # in widths of the eye opening: a 12 mm ball behind a 30 mm opening
 REGIONS = ("lips_jaw", "cheeks_brows", "eyelids")
 
@@ -130,7 +87,7 @@ def iris_offset(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t 2"
     for eye in EYES:
         a, b = points[..., eye.corners[0], :], points[..., eye.corners[1], :]
         radius = EYEBALL_RADIUS * np.linalg.norm(a - b, axis=-1)[..., None]
-        offsets.append(((points[..., eye.iris, :].mean(-2) - (a + b) / 2) / radius)[..., :2])
+        offsets.append(((points[..., list(eye.iris), :].mean(-2) - (a + b) / 2) / radius)[..., :2])
     return np.mean(offsets, axis=0)
 
 
@@ -139,7 +96,7 @@ def move_irises(points: Float[np.ndarray, "*t n 3"], shift: Float[np.ndarray, "*
     moved = points.copy()
     for eye in EYES:
         width = np.linalg.norm(points[..., eye.corners[0], :] - points[..., eye.corners[1], :], axis=-1)
-        moved[..., eye.iris, :2] += (shift * (EYEBALL_RADIUS * width)[..., None])[..., None, :]
+        moved[..., list(eye.iris), :2] += (shift * (EYEBALL_RADIUS * width)[..., None])[..., None, :]
     return moved
 
 
@@ -224,10 +181,6 @@ class FaceModel:
         neutral = points - np.einsum("k,knc->nc", found[len(identity):] * taken, expression)
         return close_lips(neutral, self.mean)
 
-    def clip_neutral(self, points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "n 3"]:
-        """The neutral face of a recorded person: mean of the frames with the most nearly closed lips and usually open eyes."""
-        return clip_neutral(points, self)
-
 
 def close_lips(neutral: Float[np.ndarray, "n 3"], mean: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Move upper and lower lip together until the inner lips are as close as in the mean face; never opens them."""
@@ -251,7 +204,10 @@ def close_lips(neutral: Float[np.ndarray, "n 3"], mean: Float[np.ndarray, "n 3"]
 
 
 def clip_neutral(points: Float[np.ndarray, "t n 3"], model: FaceModel | None) -> Float[np.ndarray, "n 3"]:
-    """See :meth:`FaceModel.clip_neutral`; without a model (while one is being learned) open lips stay as they are."""
+    """The neutral face of a recorded person: the mean of the frames with the most nearly closed lips and usually open eyes.
+
+    Where the lips never close, the model's estimate closes them; without a model (while one is being learned) they stay open.
+    """
     gap, eyes = lip_opening(points), eye_opening(points)
     low = np.percentile(gap, 5)
     lips = np.exp(-(((gap - low) / 0.012) ** 2))

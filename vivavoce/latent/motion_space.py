@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivavoce.latent.mesh import LANDMARKS, SKIN, FaceModel, lid_gap, rotation_vectors
+from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
+from vivavoce.latent.topology import LANDMARKS, SKIN
 from vivavoce.latent.tracker import FaceTracker, find_faces, square_crop
 from vivavoce.latent.warp import Prepared, Renderer, prepare
 from vivavoce.media.portrait import Portrait

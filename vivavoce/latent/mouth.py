@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import COLUMNS, Aperture, trace
 from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
-from vivavoce.latent.topology import CHIN, FOREHEAD_TOP, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
+from vivavoce.latent.topology import CHIN, FOREHEAD, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
 
 _EYES_MM = 90.0  # outer eye corner to outer eye corner
 _WIDTHS_MM = (8.6, 6.5, 7.7, 7.0, 6.8, 10.0, 10.0)  # upper teeth from the middle outwards, along the arch
@@ -68,7 +68,7 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     mm = float(np.linalg.norm(points[33] - points[263])) / _EYES_MM
     across = points[263] - points[33]
     across /= np.linalg.norm(across)
-    down = points[CHIN] - points[FOREHEAD_TOP]
+    down = points[CHIN] - points[FOREHEAD]
     down -= across * (down @ across)
     down /= np.linalg.norm(down)
     axes = mm * np.stack([across, down, np.cross(across, down)])

@@ -9,11 +9,9 @@ import torch
 from jaxtyping import Float
 
 from vivavoce.latent.mesh import (
-    EYES,
-    INNER_LOWER,
-    INNER_UPPER,
     FaceModel,
     Pose,
+    clip_neutral,
     eye_opening,
     iris_offset,
     mean_rotation,
@@ -23,6 +21,7 @@ from vivavoce.latent.mesh import (
     rotation_vectors,
 )
 from vivavoce.latent.motion import Motion
+from vivavoce.latent.topology import EYES, INNER_LOWER, INNER_UPPER
 
 CLOSED_EYE = 0.5  # of the mean face's lid opening: below this a portrait's eyes count as closed
 
@@ -38,7 +37,7 @@ class Rest:
 def rest_of_clip(points: Float[np.ndarray, "t n 3"], model: FaceModel) -> Rest:
     """Rest of a recorded face: neutral from its frames with closed lips, pose the mean over the clip."""
     rough, _ = model.normalise(points)
-    neutral = model.clip_neutral(rough)
+    neutral = clip_neutral(rough, model)
     neutral = rigid_fit(model.mean, neutral[None]).remove(neutral[None])[0]
     pose = rigid_fit(neutral, points)
     scale = np.exp(np.log(pose.scale).mean(keepdims=True))

@@ -11,9 +11,8 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import Delaunay
 
-from vivavoce.latent.mesh import OVAL, SKIN
 from vivavoce.latent.quiet import quiet_native_stderr
-from vivavoce.latent.topology import CHIN, FOREHEAD_TOP
+from vivavoce.latent.topology import CHIN, FOREHEAD, OVAL, SKIN
 
 CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells never moves
 _MAP = 72  # side of the small map on which the share of head motion is solved
@@ -57,7 +56,7 @@ def surround(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "
 
 
 def _face_height(landmarks: np.ndarray) -> float:
-    return float(np.linalg.norm(landmarks[FOREHEAD_TOP] - landmarks[CHIN]))
+    return float(np.linalg.norm(landmarks[FOREHEAD] - landmarks[CHIN]))
 
 
 def _filled(landmarks: np.ndarray, side: int) -> np.ndarray:
@@ -114,7 +113,7 @@ def _head_share(image: np.ndarray, landmarks: np.ndarray, covered: np.ndarray) -
     side = image.shape[0]
     points = landmarks[:, :2] * (_MAP / side)
     height = _face_height(landmarks) * _MAP / side
-    top, chin = points[FOREHEAD_TOP], points[CHIN]
+    top, chin = points[FOREHEAD], points[CHIN]
     down = (chin - top) / max(float(np.linalg.norm(chin - top)), 1e-6)
     ys, xs = np.mgrid[0:_MAP, 0:_MAP].astype(np.float32)
     below = (xs - chin[0]) * down[0] + (ys - chin[1]) * down[1]

@@ -1,16 +1,31 @@
-"""The face mesh as a surface: which landmarks form its triangles, and where its holes are.
+"""The face mesh: what its landmarks are, which of them form triangles, and where its holes are.
 
 Landmark numbers are those of MediaPipe Face Mesh with irises (478 points). "Right" and "left" are the person's own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from jaxtyping import Int32
 
-# Each opening is a pair of edges that run from one corner to the other, left to right in an upright picture.
+LANDMARKS, SKIN = 478, 468  # all points; the first so many lie on the skin, the others on the irises
+FOREHEAD, NOSE_BASE, NOSE_TIP, CHIN = 10, 2, 1, 152
+CHEEKS = (234, 454)  # the outline at the height of the ears: right, left
+JAW_POINTS = (152, 148, 377, 176, 400, 175, 199)  # the bony chin: moves with the lower teeth
+# Points that speech does not move: forehead, temples, bridge of the nose, corners of the eyes.
+RIGID = np.array([
+    10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109, 168, 6, 197, 195, 33, 263, 133, 362, 127, 356, 234, 454,
+])
+OVAL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
+    172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])
+
+# Each opening is a pair of edges that run from one corner to the other, left to right in an upright picture; points of the same
+# place lie over each other.
 INNER_LIPS = (
     (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308),
     (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308),
@@ -25,9 +40,40 @@ LEFT_EYE = (
 )
 RIGHT_IRIS = (468, 469, 470, 471, 472)  # the centre, then four points of the rim
 LEFT_IRIS = (473, 474, 475, 476, 477)
+INNER_UPPER, INNER_LOWER = (np.array(edge[1:-1]) for edge in INNER_LIPS)  # without the corners
+LIPS = np.array([
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375, 78, 308, 76, 62, 306, 292,
+    184, 74, 73, 72, 11, 302, 303, 304, 408, 77, 90, 180, 85, 16, 315, 404, 320, 307, 183, 42, 41, 38, 12, 268, 271, 272,
+    407, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_UPPER, *INNER_LOWER,
+])
 
-FOREHEAD_TOP, NOSE_BASE, CHIN = 10, 2, 152
-JAW_POINTS = (152, 148, 377, 176, 400, 175, 199)  # the bony chin: moves with the lower teeth
+
+@dataclass(frozen=True)
+class Eye:
+    """Landmarks of one eye; ``upper[i]`` lies over ``lower[i]``, from the left of the picture to the right, corners left out."""
+
+    opening: tuple[tuple[int, ...], tuple[int, ...]]
+    iris: tuple[int, ...]
+
+    @property
+    def corners(self) -> tuple[int, int]:
+        return self.opening[0][0], self.opening[0][-1]
+
+    @property
+    def upper(self) -> list[int]:
+        return list(self.opening[0][1:-1])
+
+    @property
+    def lower(self) -> list[int]:
+        return list(self.opening[1][1:-1])
+
+    @property
+    def ring(self) -> list[int]:
+        """All lid landmarks once round."""
+        return [*self.opening[0], *reversed(self.lower)]
+
+
+EYES = (Eye(RIGHT_EYE, RIGHT_IRIS), Eye(LEFT_EYE, LEFT_IRIS))
 
 
 def _edges() -> set[tuple[int, int]]:

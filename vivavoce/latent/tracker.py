@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vivavoce.latent.mesh import LANDMARKS, SKIN
 from vivavoce.latent.quiet import quiet_native_stderr
+from vivavoce.latent.topology import LANDMARKS, SKIN
 
 Image = UInt8[np.ndarray, "h w 3"]
 

@@ -18,10 +18,10 @@ from vivavoce.latent import topology
 from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.lips import lips_shift
-from vivavoce.latent.mesh import LANDMARKS, OVAL, RIGID, SKIN
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
 from vivavoce.latent.raster import rasterise, settle
 from vivavoce.latent.surround import CELLS, Surround, surround
+from vivavoce.latent.topology import LANDMARKS, OVAL, RIGID, SKIN
 
 _EYE_KNEE = 0.2  # height over length of an eye below which it is on its way to closed
 _TUCK_EYE = 0.07  # of an eye's length

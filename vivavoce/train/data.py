@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import signal
 
-from vivavoce.latent.mesh import LANDMARKS, FaceModel, eye_opening, face_height, lip_opening
+from vivavoce.latent.mesh import FaceModel, eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.latent.retarget import motion_of, rest_of_clip
+from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.media.audio import Resampler, read_audio
 from vivavoce.media.video import read_frames
@@ -126,9 +127,9 @@ def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> li
     """Runs of frames without a lost face, a cut (the nose jumps 0.15 face heights) or a face turned over about 35 degrees."""
     found = ~np.isnan(points[:, 0, 0])
     height = np.nanmedian(face_height(points))
-    jump = np.linalg.norm(np.diff(points[:, 1, :2], axis=0), axis=-1) / height
-    cheeks = np.abs(points[:, 454, 0] - points[:, 234, 0])
-    aside = np.abs(points[:, 1, 0] - (points[:, 234, 0] + points[:, 454, 0]) / 2) / cheeks
+    jump = np.linalg.norm(np.diff(points[:, NOSE_TIP, :2], axis=0), axis=-1) / height
+    right, left = (points[:, cheek, 0] for cheek in CHEEKS)
+    aside = np.abs(points[:, NOSE_TIP, 0] - (right + left) / 2) / np.abs(left - right)
     good = found & (aside < 0.4)
     starts = [0, *(np.flatnonzero(~(jump < 0.15)) + 1), len(points)]
     runs = []

@@ -12,19 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import signal
 
-from vivavoce.latent.mesh import (
-    EYES,
-    LIPS,
-    NOSE_BASE,
-    OVAL,
-    REGIONS,
-    SKIN,
-    FaceModel,
-    clip_neutral,
-    eye_opening,
-    face_height,
-    rigid_fit,
-)
+from vivavoce.latent.mesh import REGIONS, FaceModel, clip_neutral, eye_opening, face_height, rigid_fit
+from vivavoce.latent.topology import EYES, LIPS, NOSE_BASE, OVAL, SKIN
 from vivavoce.train.data import Clip, Progress, read_manifest, track_clips
 
 FOUND = 0.9  # share of a clip's frames that must show a face

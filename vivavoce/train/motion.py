@@ -182,7 +182,8 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
         if run.step % recipe.checkpoint_every == 0 or run.step == recipe.steps:
             run.save()
             generator = MotionGenerator(run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence)
-            generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(asdict(recipe), default=str)})
+            settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
+            generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings)})
             entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}
             with (recipe.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
