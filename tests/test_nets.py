@@ -35,7 +35,7 @@ def make_net(seed: int = 0) -> MotionTransformer:
 
 
 def make_generator(seed: int = 0) -> MotionGenerator:
-    windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, temperature={"lips_jaw": 1.0, "rotation": 1.0})
+    windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, amplitude={"rotation": 1.5})
     return MotionGenerator(
         make_net(seed), LAYOUT, windows,
         mean=torch.arange(7.0), std=torch.linspace(0.5, 2, 7), style=torch.zeros(3), silence=torch.full((9,), -1.0),
@@ -168,6 +168,17 @@ def test_weights_travel_with_statistics_and_configuration(tmp_path: Path) -> Non
     theirs, _ = loaded.step(features, loaded.start(), seed=1, last=True)
     assert torch.equal(ours, theirs)
     assert loaded.windows == generator.windows
+
+
+def test_amplitude_scales_what_comes_out_and_nothing_else() -> None:
+    plain, wide = make_generator(), make_generator()
+    wide.scale = wide.scale * torch.tensor([1.0, 1, 1, 1, 2, 2, 2])
+    features = torch.randn(1, 60, 9)
+    a, _ = plain.step(features, plain.start(), seed=0)
+    b, state = wide.step(features, wide.start(), seed=0)
+    torch.testing.assert_close(b[..., :4], a[..., :4])
+    torch.testing.assert_close(b[..., 4:] - wide.mean[4:], 2 * (a[..., 4:] - plain.mean[4:]))
+    torch.testing.assert_close(wide.resume(b, state.done).prefix, state.prefix)
 
 
 def test_unknown_conditions_are_refused() -> None:

@@ -60,6 +60,12 @@ class MotionRecipe:
     })
     person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
     variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
+    windows: WindowConfig = field(default_factory=lambda: WindowConfig(
+        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 1.1, "cheeks_brows": 1.5, "rotation": 1.1, "translation": 1.2},
+    ))
+    # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
+    # the people, were told to hold still.
+    liveliness: tuple[float, float, float] = (0.0, 0.0, 1.0)
     disguise: bool = True  # see `disguise_voice`
     dropout: float = 0.2
     checkpoint_every: int = 500
@@ -170,8 +176,8 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
         report(f"going on at step {run.step}")
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
     weight = layout.spread(recipe.loss_weight)
-    windows = WindowConfig(temperature=dict.fromkeys(layout.widths, 1.0))
-    style = (default_style(examples) - style_mean) / style_std
+    windows = recipe.windows
+    style = (default_style(examples) - style_mean) / style_std + torch.tensor(recipe.liveliness)
     losses: list[float] = []
     clock = time.monotonic()
     while run.step < recipe.steps:
