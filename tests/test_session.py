@@ -100,12 +100,18 @@ def test_interrupt_drops_what_was_not_shown(animator: Animator, small: Reference
     assert step < 4 * usual + 0.5  # the face goes on from where it was
 
 
-def test_a_session_goes_on_after_a_segment(animator: Animator, small: Reference, short: Audio) -> None:
+@pytest.mark.parametrize(("seconds", "segments"), [(0.73, 6), (0.01, 100)])
+def test_segments_follow_each_other_without_delay(
+    animator: Animator, small: Reference, sentence: Audio, seconds: float, segments: int
+) -> None:
     session = animator.session(small)
-    first = [*session.push(short), *session.finish()]
-    second = [*session.push(short), *session.finish()]
-    assert abs(len(second) - len(first)) <= 2  # new sound waits for the next motion frame and its end is rounded
-    assert np.abs(second[0].astype(int) - first[-1]).mean() < 6
+    frames = []
+    for i in range(segments):
+        frames += [*session.push(part(sentence, 0.1 + 0.01 * i, 0.1 + 0.01 * i + seconds)), *session.finish()]
+    samples = int(seconds * sentence.rate) / sentence.rate
+    assert abs(len(frames) - segments * samples * 25) <= 1
+    steps = [np.abs(b.astype(int) - a).mean() for a, b in pairwise(frames)]
+    assert max(steps) < 8  # the face goes on from where it was
 
 
 def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Portrait) -> None:

@@ -25,7 +25,7 @@ from vivavoce.media.portrait import Portrait
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.streams import SpeechStreams
 
-LOWEST_FPS, HIGHEST_FPS = 10.0, 60.0
+DEFAULT_FPS, LOWEST_FPS, HIGHEST_FPS = 25.0, 10.0, 60.0
 SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
 
 
@@ -44,6 +44,7 @@ class Controls:
                 raise ValueError(f"the amplitude of {name} is {value}: give a number from 0 (none) over 1 (natural) to 3")
 
     def apply(self, motion: Motion) -> Motion:
+        """The motion at these strengths; lips and blinks are not its business."""
         return motion.amplified({
             "cheeks_brows": self.expression, "eyelids": self.expression, "gaze": self.gaze,
             "rotation": self.head, "translation": self.head, "log_scale": self.head,
@@ -54,7 +55,7 @@ class Controls:
 class Settings:
     """What a session is asked for. ``steps`` and ``guidance``: None for what the weights recommend."""
 
-    fps: float = 25.0
+    fps: float = DEFAULT_FPS
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
@@ -93,7 +94,7 @@ class Animator:
         return self.space.reference(portrait, size=size, crop=crop)
 
     def session(
-        self, reference: Reference, *, fps: float = 25.0, seed: int = 0, steps: int | None = None, guidance: float | None = None,
+        self, reference: Reference, *, fps: float = DEFAULT_FPS, seed: int = 0, steps: int | None = None, guidance: float | None = None,
         controls: Controls = Controls(),
     ) -> Session:
         """A stream of one viewer. The arguments are the fields of `Settings`."""
@@ -101,7 +102,7 @@ class Animator:
 
     def animate(
         self, portrait: Portrait, audio: Audio | Iterable[Audio], *, size: int | None = None, crop: bool = False,
-        fps: float = 25.0, seed: int = 0, steps: int | None = None, guidance: float | None = None,
+        fps: float = DEFAULT_FPS, seed: int = 0, steps: int | None = None, guidance: float | None = None,
         controls: Controls = Controls(),
     ) -> Iterator[Frame]:
         """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; for ``size`` and ``crop`` see `MotionSpace.reference`.
@@ -120,7 +121,7 @@ class Animator:
         return frames()
 
     def drive(
-        self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False, fps: float = 25.0,
+        self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False, fps: float = DEFAULT_FPS,
         controls: Controls = Controls(),
     ) -> Iterator[Frame]:
         """Frames of the portrait moving as the face in a recording does; ``frames`` come at the motion rate (`MotionSpace.spec`).
@@ -195,21 +196,24 @@ class Session:
         """The sound has ended; yields the frames that are left, up to its end. The session may go on with new sound."""
         if self._resampler is not None:
             self._hear(self._resampler.finish(), last=True)
-        end = self._clock.frames(self._begun + self._heard / SAMPLE_RATE_HZ)
-        self._resume()
-        return self._frames(end)
+        over = self._begun + self._heard / SAMPLE_RATE_HZ
+        # Motion past the end goes, or the rounding of every segment would add up to a delay.
+        self._keep(int(np.ceil(over * MOTION_RATE_HZ - 1e-6)) - self._first)
+        self._resume(over)
+        return self._frames(self._clock.frames(over))
 
     def interrupt(self) -> None:
         """Forget all sound that has no frame yet: nothing of it will be shown. The face goes on from where it is."""
-        kept = max(0, self._clock.needs(self._shown - 1) + 1 - self._first) if self._shown else 0
-        self._packed, self._landmarks = self._packed[:kept], self._landmarks[:kept]
-        self._resume()
+        self._keep(self._clock.needs(self._shown - 1) + 1 - self._first if self._shown else 0)
+        self._resume(self._shown / self._settings.fps)
 
-    def _resume(self) -> None:
-        """Be ready for new sound, which begins after the last motion frame there is."""
-        following = self._first + len(self._packed)
-        self._generator_state = self._animator.generator.resume(self._packed[None], following)
-        self._begun = following / MOTION_RATE_HZ
+    def _keep(self, frames: int) -> None:
+        self._packed, self._landmarks = self._packed[:frames], self._landmarks[:frames]
+
+    def _resume(self, begun: float) -> None:
+        """Be ready for new sound from second ``begun`` of the frames on; its motion follows the last motion frame there is."""
+        self._generator_state = self._animator.generator.resume(self._packed[None], self._first + len(self._packed))
+        self._begun = begun
         self._listen_anew()
 
     def _listen_anew(self) -> None:

@@ -135,6 +135,7 @@ class MotionGenerator:
 
     @classmethod
     def load(cls, path: Path) -> MotionGenerator:
+        """What `save` saved."""
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             config = json.loads((file.metadata() or {})["config"])
@@ -147,12 +148,14 @@ class MotionGenerator:
 
 
 def net_config(values: Mapping) -> MotionTransformer.Config:
+    """The configuration from its JSON; unknown keys raise."""
     levels = dict(values["levels"])
     levels["kernels"] = tuple(levels["kernels"])
     return MotionTransformer.Config(**{**values, "levels": LevelsConfig(**levels)})
 
 
 def made_frames(parts: list[Tensor]) -> int:
+    """Frames of the parts together."""
     return sum(p.shape[1] for p in parts)
 
 
