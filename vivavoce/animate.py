@@ -77,6 +77,7 @@ class Animator:
 
     def __init__(self, space: MotionSpace, generator: MotionGenerator):
         self.space, self.generator, self.encoder = space, generator, SpeechStreams()
+        assert generator.net.config.levels.stride * MOTION_RATE_HZ == self.encoder.spec.rate_hz, "the clocks don't divide"
 
     @classmethod
     def load(cls, weights: Path | None = None) -> Animator:
@@ -94,8 +95,8 @@ class Animator:
         return self.space.reference(portrait, size=size, crop=crop)
 
     def session(
-        self, reference: Reference, *, fps: float = DEFAULT_FPS, seed: int = 0, steps: int | None = None, guidance: float | None = None,
-        controls: Controls = Controls(),
+        self, reference: Reference, *, fps: float = DEFAULT_FPS, seed: int = 0, steps: int | None = None,
+        guidance: float | None = None, controls: Controls = Controls(),
     ) -> Session:
         """A stream of one viewer. The arguments are the fields of `Settings`."""
         return Session(self, reference, Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls))
@@ -121,8 +122,8 @@ class Animator:
         return frames()
 
     def drive(
-        self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False, fps: float = DEFAULT_FPS,
-        controls: Controls = Controls(),
+        self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False,
+        fps: float = DEFAULT_FPS, controls: Controls = Controls(),
     ) -> Iterator[Frame]:
         """Frames of the portrait moving as the face in a recording does; ``frames`` come at the motion rate (`MotionSpace.spec`).
 

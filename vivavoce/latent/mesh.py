@@ -32,6 +32,7 @@ class Pose:
     translation: Float[np.ndarray, "t 3"]
 
     def apply(self, points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
+        """Points of every frame, transformed by that frame's pose."""
         turned = np.einsum("tij,tnj->tni", self.rotation, points)
         return self.scale[:, None, None] * turned + self.translation[:, None]
 
@@ -121,6 +122,7 @@ class FaceModel:
 
     @classmethod
     def load(cls, path: Path) -> FaceModel:
+        """What `save` saved."""
         with safe_open(path, framework="numpy") as file:
             data = {key: file.get_tensor(key) for key in file.keys()}
             metadata = file.metadata() or {}
@@ -131,12 +133,14 @@ class FaceModel:
         )
 
     def save(self, path: Path) -> None:
+        """All tensors in one safetensors file, float32."""
         data = {"mean": self.mean, "identity": self.identity, "importance": self.importance}
         data |= {"blink_direction": self.blink_direction, "blink_profile": self.blink_profile}
         data |= {f"expression.{r}": v for r, v in self.expression.items()} | {f"mask.{r}": v for r, v in self.mask.items()}
         save_file({k: np.ascontiguousarray(v, np.float32) for k, v in data.items()}, path, dict(self.metadata))
 
     def widths(self) -> dict[str, int]:
+        """Number of coefficients by region."""
         return {region: len(self.expression[region]) for region in REGIONS}
 
     def displacement(self, coefficients: Mapping[str, Float[np.ndarray, "t k"]]) -> Float[np.ndarray, "t n 3"]:
@@ -225,8 +229,10 @@ def rotation_vectors(rotation: Float[np.ndarray, "t 3 3"]) -> Float[np.ndarray, 
 
 
 def rotation_matrices(vectors: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3 3"]:
+    """Rotations from rotation vectors, radians."""
     return Rotation.from_rotvec(vectors).as_matrix()
 
 
 def mean_rotation(rotation: Float[np.ndarray, "t 3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation that is closest to all (chordal mean)."""
     return Rotation.from_matrix(rotation).mean().as_matrix()

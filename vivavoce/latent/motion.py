@@ -53,6 +53,7 @@ class Layout:
 
     @classmethod
     def of(cls, expression: Mapping[str, int]) -> Layout:
+        """The layout for a face model with so many coefficients by region."""
         return cls({**{r: expression[r] for r in REGIONS}, "gaze": 2, "rotation": 3, "translation": 2, "log_scale": 1})
 
     @property
@@ -66,6 +67,7 @@ class Layout:
         return torch.cat(parts, -1)
 
     def unpack(self, values: Float[Tensor, "*b t d"]) -> Motion:
+        """The fields of packed motion; ValueError where the width is another layout's."""
         if values.shape[-1] != self.width:
             raise ValueError(
                 f"packed motion has {values.shape[-1]} numbers a frame, this layout expects {self.width}: "

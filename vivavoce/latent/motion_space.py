@@ -59,6 +59,7 @@ class MotionSpace:
 
     @classmethod
     def load(cls, path: Path) -> MotionSpace:
+        """The space of the face model in a safetensors file."""
         return cls(FaceModel.load(path))
 
     def reference(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
@@ -179,6 +180,7 @@ class Painter:
         self._renderer = Renderer(reference.prepared)
 
     def paint(self, landmarks: Float[np.ndarray, "478 3"]) -> Frame:
+        """The output picture with the face's landmarks there, px of the moving square."""
         square = self._renderer.render(landmarks.astype(np.float32))
         if square.shape == self.reference.canvas.shape:
             return square

@@ -99,6 +99,7 @@ class LevelSelector(nn.Module):
         self.logits = nn.Parameter(torch.zeros(levels))
 
     def forward(self, levels: Float[Tensor, "b l t d"]) -> Float[Tensor, "b t d"]:
+        """The mixture of all levels."""
         return torch.einsum("l,bltd->btd", functional.softmax(self.logits, 0), levels)
 
 
@@ -120,6 +121,7 @@ class MultiHeadFiLM(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: Float[Tensor, "b t d"], condition: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
+        """What is to be added to ``hidden``."""
         b, t, _ = hidden.shape
         query = self.query(hidden).view(b, t, self.heads, -1)
         pair = torch.einsum("bthc,hcd->bthd", condition.view(b, t, self.heads, -1), self.modulation) + self.bias

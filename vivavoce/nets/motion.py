@@ -23,6 +23,8 @@ class MotionTransformer(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
+        """``event``: numbers per frame; ``style``: numbers of the style; the rest is the network's size."""
+
         event: int
         levels: LevelsConfig
         style: int
@@ -62,6 +64,7 @@ class MotionTransformer(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b t d"], time: Float[Tensor, "b t"], condition: Condition) -> Float[Tensor, "b t d"]:
+        """Velocity at noisy motion ``x``, each frame at its flow time (0 noise, 1 data)."""
         context = functional.silu(self.time(time_waves(time)) + condition.style[:, None])
         hidden = self.inward(x)
         for block in self.blocks:
@@ -70,6 +73,8 @@ class MotionTransformer(nn.Module):
 
 
 class MotionBlock(nn.Module):
+    """One block; see `MotionTransformer`."""
+
     def __init__(self, config: MotionTransformer.Config):
         super().__init__()
         width = config.width

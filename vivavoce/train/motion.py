@@ -74,6 +74,8 @@ class MotionRecipe:
 
 @dataclass(frozen=True)
 class Batch:
+    """Normalised motion, the speech features around it, style, and which of the two the network is told."""
+
     motion: Float[Tensor, "b t d"]
     speech: Float[Tensor, "b s w"]
     style: Float[Tensor, "b k"]
@@ -97,6 +99,7 @@ class Sampler:
         self.person_weight = weight / weight.sum()
 
     def draw(self, count: int, frames: int, rng: np.random.Generator, drop_speech: float, drop_style: float) -> Batch:
+        """``count`` windows of ``frames`` frames; the conditions are dropped with these probabilities."""
         motions: list[Tensor] = []
         speeches, styles, has = [], [], []
         levels = self.levels
