@@ -286,6 +286,60 @@ def test_a_signal_from_outside_leaves_nothing_behind(folder: Path, number: signa
     assert _contents(folder) == before
 
 
+LOSE = """
+import signal
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.{name})  # Python drops an exception that a destructor raises
+"""
+AT_FRAME = """
+frames = test_cli.StandIn.frames
+def spoiled(self, count):
+    for k, frame in enumerate(frames(self, count)):
+        if k == {frame}:
+            Lost()
+        yield frame
+test_cli.StandIn.frames = spoiled
+"""
+AT_THE_END = """
+finish = test_cli.commands.VideoWriter.finish
+def spoiled(self):
+    finish(self)
+    Lost()
+test_cli.commands.VideoWriter.finish = spoiled
+"""
+
+
+@pytest.mark.parametrize("where", [AT_FRAME.format(frame=0), AT_FRAME.format(frame=24), AT_THE_END], ids=["first", "last", "end"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_python_drops_is_not_lost(folder: Path, name: str, code: int, where: str) -> None:
+    before = _contents(folder)
+    with _child(LOSE.format(name=name) + where) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert (out, err.count("\n")) == ("", code == 130)
+    assert _contents(folder) == before
+
+
+def test_a_signal_during_the_imports_waits_for_their_end(folder: Path) -> None:
+    before = _contents(folder)
+    script = (
+        "import signal, sys\nfrom vivavoce.apps import cli\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'skimage.data': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\nsys.argv = ['vivavoce', *'animate face.png speech.wav -o out.mp4'.split()]\n"
+        "try: cli.console()\n"
+        "finally: print('vivavoce.apps.commands' in sys.modules)"
+    )
+    command, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout.strip() == "True"
+    assert done.stderr.count("\n") == 1
+    assert _contents(folder) == before
+
+
 def test_a_reader_that_leaves_is_harmless() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -6,18 +6,17 @@ Only light modules are imported here, so that ``vivavoce --help`` answers at onc
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from vivavoce.apps import interrupt
 from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
 
 Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
@@ -59,7 +58,8 @@ class Demo:
     """Replace the output if it exists."""
 
     def run(self) -> None:
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.demo(self)
 
@@ -93,7 +93,8 @@ class Animate:
 
     def run(self) -> None:
         self.check()
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.animate(self)
 
@@ -110,7 +111,8 @@ class Track:
     """Replace the output if it exists."""
 
     def run(self) -> None:
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.track(self)
 
@@ -128,7 +130,8 @@ class Drive:
     render: Render = field(default_factory=Render)
 
     def run(self) -> None:
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.drive(self)
 
@@ -154,7 +157,8 @@ class TrainFace:
     """Folder for the tracked recordings and face.safetensors; tracks that are there already are used."""
 
     def run(self) -> None:
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.train_face(self)
 
@@ -173,7 +177,8 @@ class TrainMotion:
     """Equal seeds give equal weights."""
 
     def run(self) -> None:
-        from vivavoce.apps import commands
+        with interrupt.held():
+            from vivavoce.apps import commands
 
         commands.train_motion(self)
 
@@ -217,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parse(arguments).run()
         sys.stdout.flush()
+        interrupt.check()
     except BrokenPipeError:
         # Whoever read our output has gone; stdout must not complain again when the interpreter closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
@@ -224,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else OK if leaving.code is None else FAILED
     except (Exception, KeyboardInterrupt) as error:
-        said = explain(error)
+        cause = interrupt.reason() or error  # libraries turn an interruption into errors of their own
+        if isinstance(cause, SystemExit):
+            return TERMINATED
+        said = explain(cause)
         if said is None:
             raise
         print(f"vivavoce: {said[0]}", file=sys.stderr)
@@ -234,12 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def console() -> NoReturn:
     """The ``vivavoce`` program."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt.install()
     sys.exit(main())
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(TERMINATED)  # as an exception, so that half-written files are removed on the way out
 
 
 def _hush_libraries() -> None:

@@ -17,7 +17,7 @@ import skimage.data
 import torch
 
 from vivavoce.animate import Animator, Controls
-from vivavoce.apps import export
+from vivavoce.apps import export, interrupt
 from vivavoce.apps.progress import reporter, shown
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
@@ -82,6 +82,7 @@ def track(options: cli.Track) -> None:
     rate = space.spec.rate_hz
     with closing(shown(read_frames(options.video, rate), total=_count(_seconds(options.video), rate), what="tracking")) as frames:
         latents = space.encode(frames)
+    interrupt.check()
     export.write_table(options.output, space.layout.unpack(latents[0]), rate)
     print(f"{options.output}: {latents.shape[1]} frames at {rate:g} per second")
 
@@ -133,6 +134,9 @@ def _write(
             for frame in chain([first], progress):
                 writer.write(frame)
                 count += 1
+            writer.finish()
+            interrupt.check()
+            width, height = writer.size
     spent = time.monotonic() - started
     print(f"{output}: {count} frames of {width}x{height}, {count / fps:.1f} s, made in {spent:.1f} s")
 

@@ -31,7 +31,7 @@ def missing_libraries() -> list[str]:
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The sentence and the exit code for an error that a user can mend; None for one that only we can: it keeps its traceback."""
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C; the output was not written", INTERRUPTED
+        return "stopped by Ctrl-C; an output appears only when it is complete", INTERRUPTED
     library = _MISSING_LIBRARY.search(str(error)) if isinstance(error, ImportError | OSError) else None
     if library:
         return _install_sentence(library.group(1)), FAILED

@@ -11,13 +11,18 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vivavoce.apps import interrupt
+
 T = TypeVar("T")
 
 LINE_SECONDS = 10.0  # between plain lines: the log of an hour's job stays readable
 
 
 class Bar:
-    """A bar on a terminal. Call it with (what, done, total or None) after each step; another ``what`` starts another bar."""
+    """A bar on a terminal. Call it with (what, done, total or None) after each step; another ``what`` starts another bar.
+
+    Every step also asks for a Ctrl-C that got lost.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -35,6 +40,7 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
+        interrupt.check()
         if what != self._what:
             self._what = what
             self._progress.reset(self._task, description=what)
@@ -59,6 +65,7 @@ class Lines:
         pass
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
+        interrupt.check()
         now = time.monotonic()
         if what != self._what:
             # The first step may have taken long: no measure of pace.

@@ -187,6 +187,7 @@ class VideoWriter:
         self._path = Path(path).absolute()
         self._overwrite = overwrite
         self._size = size
+        self._finished = False
         # 1001 is the largest denominator in use (24000/1001); 23.976 stays 2997/125.
         self._fps = Fraction(fps).limit_denominator(1001)
         self._source = sound
@@ -197,6 +198,12 @@ class VideoWriter:
         self._aborted = False
         self._count = 0
         self._thread: threading.Thread | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the pictures in the file: even."""
+        width, height = self._size
+        return width + width % 2, height + height % 2
 
     def __enter__(self) -> VideoWriter:
         assert self._thread is None, "a VideoWriter writes one file"
@@ -218,19 +225,27 @@ class VideoWriter:
                 f"this video takes uint8 frames of shape {(height, width, 3)}, not {frame.dtype} of shape {frame.shape}: "
                 f"convert or resize them"
             )
-        assert self._thread is not None, "write inside the with block"
+        assert self._thread is not None and not self._finished, "write inside the with block, before finish"
         self._put(np.array(frame, order="C"))
         self._count += 1
+
+    def finish(self) -> None:
+        """Encodes what is waiting and completes the file; only its name is then missing, which the end of the block gives it."""
+        assert self._thread is not None, "finish inside the with block"
+        if self._finished:
+            return
+        self._put(None)
+        self._thread.join()
+        self._check()
+        if not self._count:
+            raise ValueError(f"no pictures were given for {self._path}: write at least one")
+        self._finished = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._thread is not None
         try:
             if kind is None:
-                self._put(None)
-                self._thread.join()
-                self._check()
-                if not self._count:
-                    raise ValueError(f"no pictures were given for {self._path}: write at least one")
+                self.finish()
                 if not self._overwrite and self._path.exists():
                     raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name")
                 self._temporary.replace(self._path)
@@ -276,7 +291,7 @@ class VideoWriter:
         frame = self._queue.get()
         if frame is None:
             return  # no file is begun before there is a picture for it
-        width, height = (side + side % 2 for side in self._size)
+        width, height = self.size
         options = {"movflags": "+faststart"}
         if sound is not None:
             # The edit list that hides the encoder's priming counts in this unit; by default it would round to milliseconds.
