@@ -73,7 +73,8 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with face.png, speech.wav (1 s of a tone), notes.txt, empty.wav, silent.wav, old.mp4; the working directory."""
+    """A folder with face.png, speech.wav (1 s of a tone), notes.txt, empty.wav, silent.wav, old.mp4, old.csv; the working
+    directory."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((80, 60, 3), 128, np.uint8)).save("face.png")
     tone = (8000 * np.sin(np.arange(RATE) * 0.2)).astype(np.int16)
@@ -83,6 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("notes.txt").write_text("not a picture, not a sound")
     Path("empty.wav").touch()
     Path("old.mp4").write_bytes(b"something dear")
+    Path("old.csv").write_bytes(b"something dear")
     return tmp_path
 
 
@@ -111,8 +113,8 @@ BAD = {
     "two speeches": ("animate face.png speech.wav --text hello -o out.mp4", "both"),
     "an empty text": ("animate face.png --text= -o out.mp4", "nothing to say|no speech"),
     "an unknown voice": ("animate face.png --text hello --voice klingonese -o out.mp4", "klingonese"),
-    "an existing output": ("animate face.png speech.wav -o old.mp4", r"old\.mp4 exists"),
-    "an existing output of demo": ("demo -o old.mp4", r"old\.mp4 exists"),
+    "an existing output": ("animate face.png speech.wav -o old.mp4", r"old\.mp4 exists already.*--overwrite"),
+    "an existing output of demo": ("demo -o old.mp4", r"old\.mp4 exists already.*--overwrite"),
     "another suffix": ("animate face.png speech.wav -o out.avi", r"out\.avi"),
     "a folder that is not there": ("animate face.png speech.wav -o nowhere/out.mp4", "nowhere"),
     "a folder for an output": ("animate face.png speech.wav -o .", "."),
@@ -125,6 +127,12 @@ BAD = {
     "a negative seed": ("animate face.png speech.wav -o out.mp4 --seed=-1", "seed is -1"),
     "a negative face": ("animate face.png speech.wav -o out.mp4 --face=-1", "face -1"),
     "a bad guidance": ("animate face.png speech.wav -o out.mp4 --guidance nan", "guidance of nan"),
+    "a still picture to drive": ("drive face.png face.png -o out.mp4", r"face\.png is a still picture"),
+    "a table that exists": ("track face.png -o old.csv", r"old\.csv exists already.*--overwrite"),
+    "a still picture to track": ("track face.png -o out.csv", r"face\.png is a still picture"),
+    "a sound to track": ("track speech.wav -o out.csv", r"speech\.wav has no pictures"),
+    "no recordings to train motion on": ("train motion . -o run", r"no MANIFEST\.csv"),
+    "no recordings to train a face on": ("train face . -o run", r"no MANIFEST\.csv"),
     "a table of another kind": ("track speech.wav -o out.txt", r"out\.txt.*\.npz or \.csv"),
 }
 
@@ -154,7 +162,10 @@ def test_a_folder_without_permission_is_refused(folder: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize(
     "line",
-    ["", "nonsense", "animate", "animate face.png speech.wav", "demo --fps 25", "animate face.png speech.wav --fps x -o x.mp4"],
+    [
+        "", "nonsense", "animate", "animate face.png speech.wav", "demo --fps 25", "animate face.png speech.wav --fps x -o x.mp4",
+        "drive face.png speech.mp4 -o x.mp4 --blink 2",
+    ],
 )
 def test_wrong_options_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
     before = _contents(folder)
@@ -213,6 +224,15 @@ def test_text_is_spoken_for_as_long_as_the_video_lasts(folder: Path) -> None:
         pictures, sound = video.streams.video[0], video.streams.audio[0]
         assert float(pictures.duration * pictures.time_base) == pytest.approx(float(sound.duration * sound.time_base), abs=0.1)
         assert float(sound.duration * sound.time_base) > 0.8
+
+
+def test_the_size_that_is_told_is_the_file_s(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StandIn, "frames", lambda self, count: iter([np.zeros((65, 97, 3), np.uint8)] * count))
+    assert cli.main(["animate", "face.png", "speech.wav", "-o", "out.mp4"]) == 0
+    with av.open("out.mp4") as video:
+        assert f"{video.streams.video[0].width}x{video.streams.video[0].height}" in capsys.readouterr().out
 
 
 def test_overwrite_replaces(folder: Path) -> None:

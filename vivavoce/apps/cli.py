@@ -21,6 +21,7 @@ from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
 
 Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
 Recording = Annotated[Positional[Path], arg(metavar="VIDEO", help_behavior_hint="")]
+SIZE_HINT = "(default: the picture's own, 1280 at most; with --crop 512)"
 Output = Annotated[Path, arg(aliases=["-o"], metavar="OUT.mp4")]
 
 
@@ -30,7 +31,7 @@ class Render:
 
     fps: Annotated[float, arg(metavar="10-60")] = 25.0
     """Frames per second of the video."""
-    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="(default: the picture's own)")] = None
+    size: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint=SIZE_HINT)] = None
     """Longer side of the video."""
     crop: bool = False
     """Show head and shoulders only, as a square."""
@@ -38,14 +39,28 @@ class Render:
     """Which face moves, counted from 0, the largest first."""
     overwrite: bool = False
     """Replace the output if it exists."""
-    expression: Annotated[float, arg(metavar="0-3")] = 1.0
-    """Strength of cheeks, brows and eyelids; 1 is natural. The lips always follow the speech."""
     head: Annotated[float, arg(metavar="0-3")] = 1.0
     """Strength of the head's movement."""
-    blink: Annotated[float, arg(metavar="0-3")] = 1.0
-    """How often the eyes blink."""
     gaze: Annotated[float, arg(metavar="0-3")] = 1.0
     """Strength of the eyes' movement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken(Render):
+    """What is chosen where speech makes the motion."""
+
+    expression: Annotated[float, arg(metavar="0-3")] = 1.0
+    """Strength of cheeks, brows and eyelids; 1 is natural. The lips always follow the speech."""
+    blink: Annotated[float, arg(metavar="0-3")] = 1.0
+    """How often the eyes blink."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driven(Render):
+    """What is chosen where a recording has the motion, blinks included."""
+
+    expression: Annotated[float, arg(metavar="0-3")] = 1.0
+    """Strength of cheeks, brows and eyelids; 1 is as recorded. The lips always follow the recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +97,7 @@ class Animate:
     """Equal seeds give equal videos."""
     guidance: Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the trained network's own)")] = None
     """How closely the motion follows the speech; 1 is no guidance."""
-    render: Render = field(default_factory=Render)
+    render: Spoken = field(default_factory=Spoken)
 
     def check(self) -> None:
         """Raises ValueError unless there is exactly one speech."""
@@ -127,7 +142,7 @@ class Drive:
     """A recorded face."""
     output: Output
     """The video to write."""
-    render: Render = field(default_factory=Render)
+    render: Driven = field(default_factory=Driven)
 
     def run(self) -> None:
         with interrupt.held():

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import skimage.data
 import torch
@@ -21,10 +20,10 @@ from vivavoce.apps import export, interrupt
 from vivavoce.apps.progress import reporter, shown
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
-from vivavoce.media.files import open_media
+from vivavoce.media.files import check_writable
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
-from vivavoce.media.video import VideoWriter, check_output, read_frames
+from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
@@ -57,7 +56,7 @@ def animate(options: cli.Animate) -> None:
         speech = read_audio(options.speech)
     frames = _animator().animate(
         portrait, speech, fps=render.fps, size=render.size, crop=render.crop, seed=options.seed, guidance=options.guidance,
-        controls=_controls(render),
+        controls=Controls(expression=render.expression, head=render.head, blink=render.blink, gaze=render.gaze),
     )
     _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
 
@@ -66,21 +65,23 @@ def drive(options: cli.Drive) -> None:
     """A portrait moves as a recorded face does."""
     render = options.render
     check_output(options.output, render.overwrite)
-    portrait = Portrait.open(options.portrait, face=render.face)
+    portrait, seconds = Portrait.open(options.portrait, face=render.face), video_seconds(options.video)
     animator = _animator()
-    rate, seconds = animator.space.spec.rate_hz, _seconds(options.video)
+    rate = animator.space.spec.rate_hz
     recorded = shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")
-    frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=_controls(render))
+    controls = Controls(expression=render.expression, head=render.head, gaze=render.gaze)
+    frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=controls)
     sound = options.video if has_sound(options.video) else None
     _write(frames, options.output, fps=render.fps, sound=sound, seconds=seconds, overwrite=render.overwrite)
 
 
 def track(options: cli.Track) -> None:
     """The motion of a recorded face, as a table."""
-    export.check_table(options.output, options.overwrite)
+    check_writable(options.output, export.SUFFIXES, options.overwrite)
+    seconds = video_seconds(options.video)
     space = _animator().space
     rate = space.spec.rate_hz
-    with closing(shown(read_frames(options.video, rate), total=_count(_seconds(options.video), rate), what="tracking")) as frames:
+    with closing(shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")) as frames:
         latents = space.encode(frames)
     interrupt.check()
     export.write_table(options.output, space.layout.unpack(latents[0]), rate)
@@ -98,8 +99,10 @@ def train_face(options: cli.TrainFace) -> None:
 
 def train_motion(options: cli.TrainMotion) -> None:
     """Runs the recipe of the motion network, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.data import read_manifest
     from vivavoce.train.motion import MotionRecipe, train_motion
 
+    read_manifest(options.data, "train")  # before the folder for the results is made
     recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
@@ -114,10 +117,6 @@ def _animator() -> Animator:
     """The shipped models, on one thread: the network is so small that a second would wait, and the encoder wants its core."""
     torch.set_num_threads(1)
     return Animator.load()
-
-
-def _controls(render: cli.Render) -> Controls:
-    return Controls(expression=render.expression, head=render.head, blink=render.blink, gaze=render.gaze)
 
 
 def _write(
@@ -143,9 +142,3 @@ def _write(
 
 def _count(seconds: float | None, rate: float) -> int | None:
     return None if seconds is None else round(seconds * rate)
-
-
-def _seconds(video: Path) -> float | None:
-    """What the file says of its length; None if it says nothing."""
-    with open_media(video, "video") as container:
-        return None if container.duration is None else container.duration / av.time_base

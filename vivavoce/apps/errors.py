@@ -56,7 +56,8 @@ def _install_sentence(library: str) -> str:
 
 def _system_sentence(error: OSError) -> str:
     if error.strerror is None:  # the library's own sentence
-        return " ".join(str(error).split())
+        option = " (--overwrite)" if isinstance(error, FileExistsError) else ""
+        return " ".join(str(error).split()) + option
     if error.errno == errno.ENOSPC:
         return "the disk is full: free some space or write elsewhere; the output was not written"
     where = f"{error.filename}: " if error.filename else ""

@@ -14,20 +14,6 @@ from vivavoce.latent.motion import Motion
 SUFFIXES = (".npz", ".csv")
 
 
-def check_table(path: Path, overwrite: bool) -> None:
-    """Raises ValueError or an OSError, before any work, if `write_table` could not write there."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"the output {path} ends in {path.suffix or 'nothing'}: name it .npz or .csv")
-    if path.is_dir():
-        raise IsADirectoryError(f"the output {path} is a folder: give a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"the output {path} exists: give another name, or --overwrite to replace it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"the folder {path.parent} is not writable: choose another")
-
-
 def write_table(path: Path, motion: Motion, rate_hz: float) -> None:
     """Writes ``time`` (seconds) and every field of the motion.
 

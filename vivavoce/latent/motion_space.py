@@ -132,10 +132,9 @@ class MotionSpace:
             )
         number = portrait.face or 0
         if not 0 <= number < len(faces):
-            raise ValueError(
-                f"face {number} of {portrait.name} was asked for, but it shows {len(faces)}: "
-                f"choose 0 (the largest) to {len(faces) - 1}"
-            )
+            several = f"{len(faces)}: choose 0 (the largest) to {len(faces) - 1}"
+            there = several if len(faces) > 1 else "one only: leave the number out"
+            raise ValueError(f"face {number} of {portrait.name} was asked for, but it shows {there}")
         face = faces[number].astype(np.float64)
         extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
         if extent < SMALLEST_FACE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vivavoce.media.files import open_media
+from vivavoce.media.whole import cut_short, exact_seconds, least_seconds, stated_seconds
 
 MAX_SECONDS = 6 * 3600.0
 # Louder than dither and a microphone's hiss, far below any speech: -60 dB of full scale.
 SILENCE_PEAK = 1e-3
 # A reader forgives a scratch, and no more than this share of packets.
 MAX_DAMAGED_SHARE = 0.05
-# Containers whose header states the length of a stream exactly, so that a shorter one has been cut.
-EXACT_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "flac")
 _CUT_SHORT_SECONDS = 0.25
 # Zero crossings on each side and the window's shape: 80 dB of rejection, flat up to 84 % of the lower Nyquist frequency.
 _CROSSINGS = 32
@@ -118,16 +116,18 @@ def read_audio(path: str | Path, block_seconds: float = 1.0) -> Iterator[Audio]:
 
     Sound that starts later than the file's pictures is preceded by silence, so that time 0 is the file's own.  The encoder's
     priming and padding are cut off.  Raises an OSError when the file cannot be read and ValueError when it is no sound, holds
-    no samples, is damaged, cut short, longer than six hours or holds samples that are not numbers.
+    no samples, is damaged, longer than six hours or holds samples that are not numbers, and when
+    it has been cut short, as far as its format tells: WAV, FLAC, MP4, Ogg, and MP3 with a header that states the length.
     """
     path = Path(path)
     with open_media(path, "sound") as container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             raise ValueError(f"{path} has no sound in it: give a recording of speech")
-        declared = _declared_seconds(path, container, stream)
-        if declared is not None and declared > MAX_SECONDS:
-            raise ValueError(_too_long(path, declared))
+        least, declared = least_seconds(path, container, stream), exact_seconds(container, stream)
+        stated = declared if container.format.name != "wav" else stated_seconds(stream)
+        if max(stated or 0.0, least) > MAX_SECONDS:
+            raise ValueError(_too_long(path, f"{max(stated or 0.0, least) / 3600:.1f}"))
         pending: list[np.ndarray] = []
         rate, held, total, limit, size = 0, 0, 0, math.inf, 0
         for part, part_rate in _decode(path, container, stream):
@@ -140,7 +140,7 @@ def read_audio(path: str | Path, block_seconds: float = 1.0) -> Iterator[Audio]:
             part = part[:, : max(0, int(min(limit - total, part.shape[1])))]
             total += part.shape[1]
             if total > MAX_SECONDS * rate:
-                raise ValueError(_too_long(path, total / rate))
+                raise ValueError(_too_long(path, f"more than {MAX_SECONDS / 3600:.0f}"))
             if not np.isfinite(part).all():
                 raise ValueError(f"{path} holds samples that are not numbers (NaN or infinity): record or export it again")
             pending.append(part)
@@ -153,48 +153,14 @@ def read_audio(path: str | Path, block_seconds: float = 1.0) -> Iterator[Audio]:
                 pending, held = [joined[:, whole:]], held - whole
         if total == 0:
             raise ValueError(f"{path} holds no sound at all (0 samples): give a recording of speech")
-        if declared is not None and total / rate < declared - _CUT_SHORT_SECONDS:
-            raise ValueError(_cut_short(path, total / rate, declared))
+        if total / rate < least - _CUT_SHORT_SECONDS:
+            raise ValueError(cut_short(path, total / rate, least))
         if held:
             yield Audio(samples=torch.from_numpy(np.concatenate(pending, axis=1)), rate=rate)
 
 
-def _too_long(path: Path, seconds: float) -> str:
-    return f"{path} lasts {seconds / 3600:.1f} hours, and at most {MAX_SECONDS / 3600:.0f} are accepted: cut it into parts"
-
-
-def _cut_short(path: Path, found: float, declared: float) -> str:
-    return f"{path} is cut short: it should last {declared:.1f} s and only {found:.1f} s are there; copy or download it again"
-
-
-def _declared_seconds(path: Path, container: InputContainer, stream: AudioStream) -> float | None:
-    """The length of the sound if the header states it exactly, else None; ValueError for a WAV with less data than it says."""
-    if container.format.name == "wav":
-        # FFmpeg believes the size of the file, so a cut recording would pass for a shorter one.
-        missing = _missing_wav_bytes(path)
-        if missing and stream.duration is not None and stream.time_base is not None:
-            found = float(stream.duration * stream.time_base)
-            size = path.stat().st_size
-            raise ValueError(_cut_short(path, found, found * (size + missing) / size))
-        return None
-    if container.format.name not in EXACT_LENGTH or stream.duration is None or stream.time_base is None:
-        return None
-    return float(stream.duration * stream.time_base)
-
-
-def _missing_wav_bytes(path: Path) -> int:
-    """How many bytes the data chunk of a RIFF WAVE file declares beyond the end of the file."""
-    size = path.stat().st_size
-    with path.open("rb") as opened:
-        if opened.read(12)[0:4] != b"RIFF":
-            return 0  # RF64 and W64 keep their sizes elsewhere
-        while len(header := opened.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                # Programs that write to a pipe put a placeholder near the largest 31- or 32-bit number.
-                return 0 if length >= 0x7FFF0000 else max(0, opened.tell() + length - size)
-            opened.seek(length + length % 2, 1)
-    return 0
+def _too_long(path: Path, hours: str) -> str:
+    return f"{path} lasts {hours} hours, and at most {MAX_SECONDS / 3600:.0f} are accepted: cut it into parts"
 
 
 def _decode(path: Path, container: InputContainer, stream: AudioStream) -> Iterator[tuple[np.ndarray, int]]:

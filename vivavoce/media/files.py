@@ -1,7 +1,8 @@
-"""What every reader asks of a path before it looks inside."""
+"""What every reader asks of a path before it looks inside, and every writer before it works."""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import av
@@ -36,3 +37,43 @@ def open_media(path: Path, what: str) -> InputContainer:
         raise type(error)(f"the {what} {path} cannot be read: {error.strerror}") from error
     except av.error.FFmpegError:
         raise ValueError(f"the {what} {path} is no sound or video, or it is damaged or cut short: give a whole file") from None
+
+
+def check_writable(path: Path, suffixes: tuple[str, ...], overwrite: bool) -> None:
+    """Raises one clear error if a file cannot be written there, before any work is done: ValueError for a name that ends in none
+    of `suffixes`, FileExistsError without `overwrite`, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
+    or another OSError for the folder."""
+    if path.suffix.lower() not in suffixes:
+        names = " or ".join(f"{path.stem}{suffix}" for suffix in suffixes)
+        raise ValueError(f"the output {path} does not end in {' or '.join(suffixes)}, which is what is written: name it {names}")
+    folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"the output {path} is a folder: give the name of a file in it")
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {folder} of the output does not exist: make it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"the output's folder {folder} is a file: choose another name")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"the output {path} exists already: choose another name or allow overwriting")
+    probe = folder / temporary_name(path.suffix)
+    try:
+        # Only an attempt tells: permission bits say nothing about a read-only or full disk, nor about the administrator.
+        try:
+            probe.open("xb").close()
+        finally:  # Ctrl-C too
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"the folder {folder} cannot be written to ({error.strerror}): choose another one"
+        raise plain_error(type(error), message, error) from None
+
+
+def temporary_name(suffix: str) -> str:
+    """A hidden name that nobody has, for a file that is not complete."""
+    return f".vivavoce-{secrets.token_hex(8)}.part{suffix}"
+
+
+def plain_error(kind: type[OSError], message: str, cause: OSError) -> OSError:
+    """An OSError that reads as one sentence and keeps its errno."""
+    error = kind(message)
+    error.errno = cause.errno
+    return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import queue
-import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +14,16 @@ from types import TracebackType
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame as Decoded
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
-from vivavoce.media.audio import EXACT_LENGTH, Audio
-from vivavoce.media.files import open_media
+from vivavoce.media.audio import Audio
+from vivavoce.media.files import check_writable, open_media, plain_error, temporary_name
 from vivavoce.media.soundtrack import SoundTrack
+from vivavoce.media.whole import EXACT_LENGTH, cut_short
 
 MIN_FPS, MAX_FPS = 1.0, 120.0
 # The largest side that players of H.264 accept.
@@ -50,14 +52,15 @@ class VideoFrame:
 def read_video(path: str | Path) -> Iterator[VideoFrame]:
     """Yields the frames of a video in order of time, in constant memory.
 
-    The camera's rotation is applied.  Raises an OSError when the file cannot be read and ValueError when it is no video, holds
-    no frames or breaks off.
+    The camera's rotation is applied.  Raises an OSError when the file cannot be read and ValueError when it is no video, a still
+    picture, holds no frames or breaks off.
     """
     path = Path(path)
     with open_media(path, "video") as container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
             raise ValueError(f"{path} has no pictures in it: give a video")
+        _require_moving(path, container, stream)
         stream.thread_type = "AUTO"
         origin = 0.0 if container.start_time is None else container.start_time / av.time_base
         aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -75,8 +78,26 @@ def read_video(path: str | Path) -> Iterator[VideoFrame]:
         if container.format.name in EXACT_LENGTH and stream.duration is not None and stream.time_base is not None:
             declared = float(stream.duration * stream.time_base)
             if time < declared - _CUT_SHORT_SECONDS:
-                message = f"{path} is cut short: it should last {declared:.1f} s and only {time:.1f} s are there"
-                raise ValueError(f"{message}; copy or download it again")
+                raise ValueError(cut_short(path, time, declared))
+
+
+def video_seconds(path: str | Path) -> float | None:
+    """What the file says of its length in seconds; None if it says nothing.  Raises as `read_video` does at its start."""
+    path = Path(path)
+    with open_media(path, "video") as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise ValueError(f"{path} has no pictures in it: give a video")
+        _require_moving(path, container, stream)
+        return None if container.duration is None else container.duration / av.time_base
+
+
+def _require_moving(path: Path, container: InputContainer, stream: VideoStream) -> None:
+    """ValueError for a still picture, and for sound with a picture of its cover."""
+    if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+        raise ValueError(f"{path} is a still picture: give a video")
+    if stream.disposition & Disposition.attached_pic:
+        raise ValueError(f"{path} has no moving pictures in it, only a cover: give a video")
 
 
 def read_frames(path: str | Path, fps: float) -> Iterator[np.ndarray]:
@@ -119,42 +140,8 @@ def _to_rgb(frame: Decoded, aspect: Fraction) -> np.ndarray:
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """Raises one clear error if a video cannot be written there, before any work is done: ValueError for a name that does not
-    end in .mp4, FileExistsError without `overwrite`, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError
-    or another OSError for the folder."""
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"the output {path} is not named as an MP4 file, which is what is written: name it {path.stem}.mp4")
-    folder = path.parent
-    if path.is_dir():
-        raise IsADirectoryError(f"the output {path} is a folder: give the name of a file in it")
-    if not folder.exists():
-        raise FileNotFoundError(f"the folder {folder} of the output does not exist: make it first")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"the output's folder {folder} is a file: choose another name")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"the output {path} exists already: choose another name, or ask to overwrite it (--overwrite)")
-    probe = folder / _temporary_name()
-    try:
-        # Only an attempt tells: permission bits say nothing about a read-only or full disk, nor about the administrator.
-        try:
-            probe.open("xb").close()
-        finally:  # Ctrl-C too
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"the folder {folder} cannot be written to ({error.strerror}): choose another one"
-        raise _plain(type(error), message, error) from None
-
-
-def _temporary_name() -> str:
-    return f".vivavoce-{secrets.token_hex(8)}.part.mp4"
-
-
-def _plain(kind: type[OSError], message: str, cause: OSError) -> OSError:
-    """An OSError that reads as one sentence and keeps its errno."""
-    error = kind(message)
-    error.errno = cause.errno
-    return error
+    """Raises one clear error if a video cannot be written there, before any work is done: as `check_writable` does, for .mp4."""
+    check_writable(Path(path), (".mp4",), overwrite)
 
 
 class VideoWriter:
@@ -191,7 +178,7 @@ class VideoWriter:
         # 1001 is the largest denominator in use (24000/1001); 23.976 stays 2997/125.
         self._fps = Fraction(fps).limit_denominator(1001)
         self._source = sound
-        self._temporary = self._path.with_name(_temporary_name())
+        self._temporary = self._path.with_name(temporary_name(".mp4"))
         waiting = min(_QUEUE_FRAMES, max(2, _QUEUE_BYTES // (3 * size[0] * size[1])))
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=waiting)
         self._failure: BaseException | None = None
@@ -230,7 +217,7 @@ class VideoWriter:
         self._count += 1
 
     def finish(self) -> None:
-        """Encodes what is waiting and completes the file; only its name is then missing, which the end of the block gives it."""
+        """Encodes what is waiting and completes the file, which gets its name at the end of the block.  Raises as that does."""
         assert self._thread is not None, "finish inside the with block"
         if self._finished:
             return
@@ -247,7 +234,7 @@ class VideoWriter:
             if kind is None:
                 self.finish()
                 if not self._overwrite and self._path.exists():
-                    raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name")
+                    raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name or allow overwriting")
                 self._temporary.replace(self._path)
         finally:
             try:
@@ -268,7 +255,7 @@ class VideoWriter:
         if isinstance(failure, OSError) and isinstance(failure, av.error.FFmpegError):
             full = failure.errno == errno.ENOSPC
             hint = "the disk is full: free some space" if full else f"{failure.strerror}: choose another folder"
-            raise _plain(OSError, f"the video {self._path} cannot be written, {hint}", failure) from failure
+            raise plain_error(OSError, f"the video {self._path} cannot be written, {hint}", failure) from failure
         if failure is not None:
             raise failure
 
