@@ -150,8 +150,8 @@ def test_a_smile_closes_without_a_bright_slit():
         assert (np.diff(column[line : line + 4]) > 0).all(), "a second line, with something between"
 
 
-@pytest.mark.parametrize("missed", [0, 8, 16])
-def test_a_wide_open_mouth_closes_to_one_line(missed: int):
+@pytest.mark.parametrize(("missed", "grey"), [(0, False), (8, False), (16, False), (8, True), (16, True)])
+def test_a_wide_open_mouth_closes_to_one_line(missed: int, grey: bool):
     """Although the tracker takes the lower rim of the lips to be some pixels higher than it is."""
     points = with_lips(landmarks(), 70.0)
     true = points.copy()
@@ -166,6 +166,8 @@ def test_a_wide_open_mouth_closes_to_one_line(missed: int):
     cv2.fillPoly(image, [true[rim, :2].round().astype(np.int32)], (190, 80, 85))
     cv2.fillPoly(image, [true[ring, :2].round().astype(np.int32)], (35, 15, 18))
     image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    if grey:
+        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2)
     renderer = Renderer(prepare(image, points))
     np.testing.assert_array_equal(renderer.render(points), image)
     closed = with_lips(points, 0.0)

@@ -15,7 +15,7 @@ from numba import njit
 from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import Aperture, Opening, trace
-from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
+from vivavoce.latent.raster import at_column, below, blend, draw_line, in_frame, ramp
 
 LOOK_REACH = 0.3  # of the eye's length: the furthest that the iris is moved sideways
 _STRIP = (0.12, 0.27)  # of the eye's length above its edge: the skin that a closing lid is drawn with
@@ -178,9 +178,7 @@ def _look_up(
     for row in range(alpha.shape[0]):
         for column in range(alpha.shape[1]):
             x, y = origin[0] + column, origin[1] + row
-            dx, dy = x - frame[0], y - frame[1]
-            u = (dx * frame[2] + dy * frame[3]) / frame[4]
-            v = -dx * frame[3] + dy * frame[2]
+            u, v = in_frame(frame, x, y)
             lid_u, lid_l = at_column(upper, u), at_column(lower, u)
             a = ramp(below(upper, u, v, frame[4]) / edge + 0.5) * ramp(0.5 - below(lower, u, v, frame[4]) / edge)
             if u < -0.03 or u > 1.03 or lid_l - lid_u <= 0:
@@ -190,9 +188,7 @@ def _look_up(
             qx = back[0, 0] * x + back[0, 1] * y + back[0, 2]
             qy = back[1, 0] * x + back[1, 1] * y + back[1, 2]
             if a > 0:
-                dx, dy = qx - frame0[0], qy - frame0[1]
-                v0 = -dx * frame0[3] + dy * frame0[2]
-                u0 = (dx * frame0[2] + dy * frame0[3]) / frame0[4]
+                u0, v0 = in_frame(frame0, qx, qy)
                 own_u, own_l = at_column(upper0, u0), at_column(lower0, u0)
                 new_u, new_l = v0 - (v - lid_u) * scale, v0 + (lid_l - v) * scale
                 top, bottom = max(own_u, new_u), min(own_l, new_l)

@@ -2,10 +2,13 @@
 
 A face tracker's ring of inner lips may miss the lips of a wide open mouth by their thickness. Here the edge between the
 mouth's inside and the lips is looked for in the picture, along rays across the ring, and the landmarks around the mouth are
-moved along with it.
+moved along with it. Without colours a tracker may even take the middle of a wide open mouth for the lower lip: where there is
+no edge around the ring, it is looked for around rings that open further down.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -35,6 +38,9 @@ _CLUSTERS = 4
 _OPEN = 0.35  # height over width of the mouth from which its ring is looked at
 _CHEEKS = (50, 280, 205, 425, 101, 330, 123, 352)
 _EVIDENCE = 7.5  # least difference of colour (Lab) across the edge found, on three quarters of the rays
+_EVIDENCE_PALE = 5.0  # the same where the search around the tracker's ring failed: for want of colours only lightness tells
+_DROPS = tuple(0.05 * k for k in range(2, 15))  # how much further down the lower lip is looked for, over the mouth's width
+_PALE_LIP = 1.6  # thickness of lips whose colour does not tell it, over that of the tracker's rings
 _TURNED = 0.5  # depth over width between the mouth's corners from which its far side is hidden
 
 
@@ -46,27 +52,63 @@ def lips_shift(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "4
     none = np.zeros((LANDMARKS, 3), np.float32)
     rings = np.array([[*upper, *lower[-2:0:-1]] for upper, lower in _ROWS])
     flat = points[:, :2].astype(np.float64)
-    inner, outer = flat[rings[0]], flat[rings[3]]
-    width = float(np.linalg.norm(flat[INNER_LIPS[0][0]] - flat[INNER_LIPS[0][-1]]))
-    height = float(np.linalg.norm(flat[13] - flat[14]))
-    right, left = points[INNER_LIPS[0][0]], points[INNER_LIPS[0][-1]]
-    if height < _OPEN * width or abs(right[2] - left[2]) > _TURNED * width:
+    right, left = flat[INNER_LIPS[0][0]], flat[INNER_LIPS[0][-1]]
+    width = float(np.linalg.norm(left - right))
+    depth = abs(points[INNER_LIPS[0][-1], 2] - points[INNER_LIPS[0][0], 2])
+    if float(np.linalg.norm(flat[13] - flat[14])) < _OPEN * width or depth > _TURNED * width:
         return none
-    rim, normal = _rays(inner)
-    thick = np.linalg.norm(outer - inner, axis=1)
-    low, high = -0.1 * height, float(np.median(thick)) + min(0.3 * height, 0.25 * width)
-    along = np.linspace(low, high, _STEPS)
-    spots = (rim[:, None] + along[:, None] * normal[:, None]).astype(np.float32)
-    unrolled = _lab(image, spots, (high - low) / _STEPS)
-    lips = _lab(image, flat[rings[1:3, 1:10]].reshape(1, -1, 2).astype(np.float32), 1.0)[0]
-    edge = _edge(unrolled, along, lips)
-    if edge is None:
-        return _unfolded(points, 0.0) - points
-    found = along[edge]
-    ends = _lip_ends(image, rim + found[:, None] * normal, normal, 0.3 * width, flat)
-    keep = slice(None, None, _RAYS // len(inner))
-    shift = _spread(points, rings, normal[keep], found[keep], thick, ends[keep])
+    down = np.array([right[1] - left[1], left[0] - right[0]])  # the mouth's width long
+    sag = np.concatenate([np.zeros(len(_ROWS[0][0])), np.sin(np.linspace(0, np.pi, len(_ROWS[0][1])))[-2:0:-1]])
+    rim = _rim(image, flat[rings], np.zeros((len(sag), 2)))
+    if rim.evidence < _EVIDENCE:
+        rim = max((_rim(image, flat[rings], drop * sag[:, None] * down) for drop in _DROPS), key=lambda r: r.evidence)
+        if rim.evidence < _EVIDENCE_PALE:
+            return _unfolded(points, 0.0) - points
+    if rim.drop.any():
+        lip = _PALE_LIP * np.linalg.norm(flat[rings[3]] - flat[rings[0]], axis=1)
+    else:
+        lip = _lip_ends(image, rim.places, rim.normal, 0.3 * width, flat)[:: _RAYS // len(sag)]
+    shift = _spread(points, rings, rim, lip)
     return _unfolded(points + shift, 0.4) - points
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rim:
+    """An edge found around the mouth's inside.
+
+    places (r, 2; px) and outward normal (r, 2) on each ray; drop (k, 2) and found (k,): how far each landmark of the inner ring
+    moves before the search, and along its normal by it; evidence: difference of colour (Lab) across it.
+    """
+
+    places: Float64[np.ndarray, "r 2"]
+    normal: Float64[np.ndarray, "r 2"]
+    drop: Float64[np.ndarray, "k 2"]
+    found: Float64[np.ndarray, " k"]
+    evidence: float
+
+
+def _rim(image: UInt8[np.ndarray, "s s 3"], rows: Float64[np.ndarray, "4 k 2"], drop: Float64[np.ndarray, "k 2"]) -> _Rim:
+    """The edge of the mouth's inside near the inner of these rings (px) once they are moved by drop."""
+    inner, outer = rows[0] + drop, rows[3] + drop
+    half = len(inner) // 2
+    width = float(np.linalg.norm(inner[half] - inner[0]))
+    # Landmarks 13 and 14, in the middle of both rows.
+    height = float(np.linalg.norm(inner[half // 2] - inner[half + half // 2]))
+    start, normal = _rays(inner)
+    high = float(np.median(np.linalg.norm(outer - inner, axis=1))) + min(0.3 * height, 0.25 * width)
+    low = -0.1 * height
+    along = np.linspace(low, high, _STEPS)
+    unrolled = _lab(image, (start[:, None] + along[:, None] * normal[:, None]).astype(np.float32), (high - low) / _STEPS)
+    # Both middle rows, without the corners.
+    between = (rows + drop)[1:3, 1:half]
+    lips = _lab(image, between.reshape(1, -1, 2).astype(np.float32), 1.0)[0]
+    edge, evidence = _edge(unrolled, along, lips)
+    found = along[edge]
+    if drop.any():  # what the ring's upper half left out is not teeth: without colours they look like lips
+        upper = slice(0, half * (_RAYS // len(inner)) + 1)
+        found[upper] = np.maximum(found[upper], 0.0)
+    keep = slice(None, None, _RAYS // len(inner))
+    return _Rim(places=start + found[:, None] * normal, normal=normal, drop=drop, found=found[keep], evidence=evidence)
 
 
 def _rays(ring: Float64[np.ndarray, "k 2"]) -> tuple[Float64[np.ndarray, "r 2"], Float64[np.ndarray, "r 2"]]:
@@ -87,7 +129,7 @@ def _around(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _lab(image: np.ndarray, spots: Float32[np.ndarray, "r t 2"], step: float) -> Float64[np.ndarray, "r t 3"]:
-    """Colours at spots (px), Lab with lightness counting half."""
+    """Colours at spots (px), Lab with lightness counting 0.6."""
     smooth = cv2.GaussianBlur(image, (0, 0), max(0.5 * step, 0.5)).astype(np.float32) / 255
     rgb = cv2.remap(smooth, spots, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float64) * (0.6, 1.0, 1.0)
@@ -95,8 +137,8 @@ def _lab(image: np.ndarray, spots: Float32[np.ndarray, "r t 2"], step: float) ->
 
 def _edge(
     unrolled: Float64[np.ndarray, "r t 3"], along: Float64[np.ndarray, " t"], lips: Float64[np.ndarray, "n 3"]
-) -> Int64[np.ndarray, " r"] | None:
-    """Step of each ray at which the mouth's inside ends; None where inside and lips look alike."""
+) -> tuple[Int64[np.ndarray, " r"], float]:
+    """Step of each ray at which the mouth's inside ends, and the difference of colour across it on three quarters of them."""
     steps = np.arange(_STEPS)
     at = np.full(_RAYS, int(np.searchsorted(along, 0.0)))
     reach = _STEPS // 4
@@ -113,9 +155,7 @@ def _edge(
     rays, near = np.arange(_RAYS), range(3, 10)
     before = np.mean([unrolled[rays, np.clip(at - k, 0, _STEPS - 1)] for k in near], 0)
     after = np.mean([unrolled[rays, np.clip(at + k, 0, _STEPS - 1)] for k in near], 0)
-    if np.percentile(np.linalg.norm(after - before, axis=1), 25) < _EVIDENCE:
-        return None
-    return at
+    return at, float(np.percentile(np.linalg.norm(after - before, axis=1), 25))
 
 
 def _lip_ends(
@@ -168,16 +208,18 @@ def _contour(evidence: Float64[np.ndarray, "r t"], unrolled: Float64[np.ndarray,
 
 
 def _spread(
-    points: np.ndarray, rings: np.ndarray, normal: np.ndarray, found: np.ndarray, thick: np.ndarray, lip: np.ndarray
+    points: Float32[np.ndarray, "478 3"], rings: Int64[np.ndarray, "4 k"], rim: _Rim, lip: Float64[np.ndarray, " k"]
 ) -> Float32[np.ndarray, "478 3"]:
     """Shift of all landmarks from that of the inner ring: lips keep most of their thickness, skin gives way around them."""
     flat = points[:, :2].astype(np.float64)
     shift = np.zeros((LANDMARKS, 3), np.float32)
-    moved = found[:, None] * normal
+    thick = np.linalg.norm(flat[rings[3]] - flat[rings[0]], axis=1)
+    normal = rim.normal[:: len(rim.normal) // len(thick)]
+    moved = rim.drop + rim.found[:, None] * normal
     # The lower lip ends softly: its rim goes a little beyond where its colour gives way.
     wanted = np.where(np.arange(len(thick)) > len(thick) // 2, np.maximum(1.3 * lip, 0.8 * thick), 0.8 * thick)
-    outward = np.maximum(found + wanted - thick, 0.0)
-    outer = outward[:, None] * normal
+    outward = np.maximum(rim.found + wanted - thick, 0.0)
+    outer = rim.drop + outward[:, None] * normal
     for ring in rings:
         part = np.linalg.norm(flat[ring] - flat[rings[0]], axis=1) / np.maximum(thick, 1e-6)
         shift[ring, :2] = moved + part[:, None].clip(0, 1) * (outer - moved)

@@ -16,7 +16,7 @@ from numba import njit
 from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.aperture import COLUMNS, Aperture, trace
-from vivavoce.latent.raster import at_column, below, blend, draw_line, ramp
+from vivavoce.latent.raster import at_column, below, blend, draw_line, in_frame, ramp
 from vivavoce.latent.topology import CHIN, FOREHEAD, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
 
 _EYES_MM = 90.0  # outer eye corner to outer eye corner
@@ -347,9 +347,7 @@ def _own_inside(
     for row in range(taken.shape[0]):
         for column in range(taken.shape[1]):
             x, y = origin[0] + column, origin[1] + row
-            dx, dy = x - frame[0], y - frame[1]
-            u = (dx * frame[2] + dy * frame[3]) / frame[4]
-            v = -dx * frame[3] + dy * frame[2]
+            u, v = in_frame(frame, x, y)
             own_u, own_l = at_column(own_upper, u), at_column(own_lower, u)
             here = min(max(split, own_u), own_l) if split < own_lower[middle] else split
             qx, qy = skull[0, 0] * x + skull[0, 1] * y + skull[0, 2], skull[1, 0] * x + skull[1, 1] * y + skull[1, 2]
@@ -358,7 +356,8 @@ def _own_inside(
             parted = on_skull - on_jaw  # px by which the halves are further apart here than in the portrait
             to, share = on_skull, 1.0
             if split > own_l:  # teeth all the way down: they end where the portrait's lower lip hid them
-                share = ramp((own_l - on_skull - margin) / soft)
+                # At steep sides of the rim even the portrait's own inside is far below the lower lip's curve.
+                share = max(ramp((own_l - on_skull - margin) / soft), 1 - min(40 * change, 1.0))
             elif parted >= 0:
                 if on_skull > here:
                     to = max(here, on_jaw)

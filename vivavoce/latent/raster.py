@@ -22,11 +22,9 @@ def rasterise(
     """
     height, width = map_x.shape
     far = np.float32(1e6)
-    for y in range(height):
-        for x in range(width):
-            map_x[y, x] = x + left
-            map_y[y, x] = y + top
-            nearest[y, x] = 4 * far
+    map_x[:] = (np.arange(width) + left).astype(np.float32)
+    map_y[:] = (np.arange(height) + top).astype(np.float32).reshape(-1, 1)
+    nearest[:] = 4 * far
     slack = np.float32(1e-3)
     for k in range(triangles.shape[0]):
         a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
@@ -130,6 +128,14 @@ def at_column(values: np.ndarray, u: float) -> float:
     i = min(int(p), n - 1)
     f = p - i
     return values[i] * (1 - f) + values[i + 1] * f
+
+
+@njit(cache=True, inline="always")
+def in_frame(frame: np.ndarray, x: float, y: float) -> tuple[float, float]:
+    """(u, v) of a point (px) in a frame (x, y of its corner, x, y of its unit axis, length): u in lengths along the axis, v in px
+    across it."""
+    dx, dy = x - frame[0], y - frame[1]
+    return (dx * frame[2] + dy * frame[3]) / frame[4], -dx * frame[3] + dy * frame[2]
 
 
 @njit(cache=True, inline="always")
