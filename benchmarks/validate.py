@@ -3,7 +3,8 @@
     python benchmarks/validate.py --data ../shared/data --judge ../shared/tools/judge.py --out runs/validate
 
 The portrait is the frame with the most nearly closed lips among those with open eyes that face the viewer. Results of the judge
-go to OUT/judge-grid.json and OUT/judge-wild.json; finished clips are kept, so an interrupted run goes on.
+go to OUT/judge-grid.json and OUT/judge-wild.json; finished clips are kept, so an interrupted run goes on. The
+judge is no part of vivavoce and needs more: pip install dlib-bin face_recognition_models
 """
 
 from __future__ import annotations

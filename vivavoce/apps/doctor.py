@@ -21,10 +21,10 @@ DISTRIBUTION = "vivavoce"
 MIN_MEMORY_GIB = 2.0
 
 # Where the name to import is not the distribution's.
-MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espeakng_loader", "dlib-bin": "dlib"}
+MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espeakng_loader"}
 
 # What each extra of pyproject.toml enables.
-EXTRAS = {"test": "running the tests: pytest", "metrics": "plots, and an independent judge of identity"}
+EXTRAS = {"test": "running the tests: pytest"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,7 @@ class VideoWriter:
             if kind is None:
                 self.finish()
                 if not self._overwrite and self._path.exists():
-                    raise FileExistsError(f"the output {self._path} has appeared meanwhile: choose another name or allow overwriting")
+                    raise FileExistsError(f"the output {self._path} exists by now: choose another name or allow overwriting")
                 self._temporary.replace(self._path)
         finally:
             try:
@@ -255,7 +255,8 @@ class VideoWriter:
         if isinstance(failure, OSError) and isinstance(failure, av.error.FFmpegError):
             full = failure.errno == errno.ENOSPC
             hint = "the disk is full: free some space" if full else f"{failure.strerror}: choose another folder"
-            raise plain_error(OSError, f"the video {self._path} cannot be written, {hint}", failure) from failure
+            message = f"the video {self._path} cannot be written, {hint}"
+            raise plain_error(OSError, message, failure) from failure
         if failure is not None:
             raise failure
 
