@@ -21,7 +21,7 @@ INNER_LIPS = (13, 14)  # MediaPipe's numbers: middle of the upper and of the low
 EYES = ((159, 145, 33, 133), (386, 374, 362, 263))  # upper lid, lower lid, corners
 # The outline of the face and the bridge of the nose: what speech moves only together with the head.
 RIGID = (10, 338, 297, 284, 251, 127, 162, 21, 54, 103, 109, 168, 6, 197, 33, 133, 362, 263)
-MAX_LAG_FRAMES = 5
+MAX_LAG_FRAMES = 2
 
 
 def main(video: Path) -> None:

@@ -15,6 +15,7 @@ from vivavoce import Animator, Audio, Controls, Portrait
 from vivavoce.animate import OutputClock
 from vivavoce.latent.mesh import eye_opening, lip_opening
 from vivavoce.latent.motion_space import Reference
+from vivavoce.media.speak import speak
 
 
 def part(audio: Audio, start: float, stop: float) -> Audio:
@@ -124,6 +125,21 @@ def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Po
     assert np.percentile(opening, 90) < 0.06
     assert points[:, 1, :2].std(0).max() > 0.1  # not a frozen picture
     assert (eyes < 0.6 * np.median(eyes)).any()  # blinks
+
+
+def test_lips_move_while_there_is_speech_and_rest_while_there_is_none(animator: Animator, astronaut: Portrait) -> None:
+    """Seen from outside: speech and silence in turns, rendered and tracked again."""
+    words = speak("Many people may remember what I was talking about yesterday afternoon.")
+    second = words.rate
+    turns = [part(words, 0.2 + i, 1.2 + i).samples if on else torch.zeros(1, second) for i, on in enumerate((1, 0, 1, 0, 1, 0))]
+    sound = Audio(samples=torch.cat(turns, 1), rate=words.rate)
+    frames = list(animator.animate(astronaut, sound, size=256, crop=True, seed=1))
+    opening = lip_opening(animator.space.track(frames))
+    loud = np.repeat([1.0, 0.0, 1.0, 0.0, 1.0, 0.0], 25)
+    at = {shift: float(np.corrcoef(np.roll(loud, shift), opening)[0, 1]) for shift in (0, 12, 25)}
+    assert at[0] > 0.4
+    assert at[0] > at[12] + 0.2  # half a second off it is visibly wrong, a whole one it is the opposite
+    assert at[25] < -0.3
 
 
 def test_amplitudes_are_independent(animator: Animator, small: Reference, short: Audio) -> None:

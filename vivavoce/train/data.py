@@ -23,7 +23,6 @@ from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.media.audio import Resampler, read_audio
 from vivavoce.media.video import read_frames
-from vivavoce.speech import acoustic
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
 from vivavoce.speech.streams import SpeechStreams
 
@@ -215,28 +214,6 @@ class Augmentation:
 
 
 PLAIN = Augmentation(tempo=1.0, mirror=False, tilt_db=0.0, noise_db=120.0, room=0.0, seed=0)
-
-
-def disguise_voice(speech: Float[torch.Tensor, "b s w"], rng: np.random.Generator) -> Float[torch.Tensor, "b s w"]:
-    """Make features of one voice sound like another's: augmentation that is cheap enough to draw anew for every batch.
-
-    Mel bands slide by up to three places (vocal tract length, Jaitly and Hinton 2013), up to two stretches of bands and one of
-    time are flattened to their mean of zero (SpecAugment, Park et al. 2019), levels shift, and a little noise covers the rest.
-    """
-    count, frames, width = speech.shape
-    bands = speech[..., : acoustic.WIDTH].reshape(count, frames, acoustic.HOPS, acoustic.BANDS).clone()
-    for row in bands:
-        place = torch.from_numpy(np.clip(np.arange(acoustic.BANDS) + rng.integers(-3, 4), 0, acoustic.BANDS - 1))
-        row[:] = row[..., place]
-        for _ in range(int(rng.integers(0, 3))):
-            first = int(rng.integers(acoustic.BANDS))
-            row[..., first : first + int(rng.integers(1, 7))] = 0.0
-        if rng.random() < 0.3:
-            first = int(rng.integers(frames))
-            row[first : first + int(rng.integers(1, 5))] = 0.0
-    shift = torch.from_numpy(rng.normal(0, 0.15, (count, 1, 1)).astype(np.float32))
-    noise = torch.from_numpy(rng.normal(0, 0.1, (count, frames, width)).astype(np.float32))
-    return torch.cat([bands.flatten(2) + shift, speech[..., acoustic.WIDTH :]], -1) + noise
 
 
 def room_tone(seconds: float, how: Augmentation) -> Float[torch.Tensor, " s"]:
