@@ -111,8 +111,10 @@ def test_segments_follow_each_other_without_delay(
         frames += [*session.push(part(sentence, 0.1 + 0.01 * i, 0.1 + 0.01 * i + seconds)), *session.finish()]
     samples = int(seconds * sentence.rate) / sentence.rate
     assert abs(len(frames) - segments * samples * 25) <= 1
-    steps = [np.abs(b.astype(int) - a).mean() for a, b in pairwise(frames)]
-    assert max(steps) < 8  # the face goes on from where it was
+    steps = np.array([np.abs(b.astype(int) - a).mean() for a, b in pairwise(frames)])
+    ends = [round((i + 1) * seconds * 25) - 1 for i in range(segments - 1)]
+    seams = steps[[end for end in ends if end < len(steps)]]
+    assert seams.mean() < 2 * steps.mean() + 1  # the face goes on from where it was
 
 
 def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Portrait) -> None:
@@ -130,8 +132,8 @@ def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Po
 def test_lips_move_while_there_is_speech_and_rest_while_there_is_none(animator: Animator, astronaut: Portrait) -> None:
     """Seen from outside: speech and silence in turns, rendered and tracked again."""
     words = speak("Many people may remember what I was talking about yesterday afternoon.")
-    second = words.rate
-    turns = [part(words, 0.2 + i, 1.2 + i).samples if on else torch.zeros(1, second) for i, on in enumerate((1, 0, 1, 0, 1, 0))]
+    silence = torch.zeros(1, words.rate)
+    turns = [torch.cat([part(words, 0.2 + i, 1.2 + i).samples, silence], 1) for i in range(3)]
     sound = Audio(samples=torch.cat(turns, 1), rate=words.rate)
     frames = list(animator.animate(astronaut, sound, size=256, crop=True, seed=1))
     opening = lip_opening(animator.space.track(frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import sys
@@ -34,6 +35,8 @@ class _Diversion:
             except OSError:  # the process runs without a stderr: there is nobody to disturb
                 return
             self.spool = _spool()
+            # Threads that write at once must not overwrite each other: not every kernel guards a shared file position.
+            fcntl.fcntl(self.spool.fileno(), fcntl.F_SETFL, os.O_APPEND)
             os.dup2(self.spool.fileno(), 2)
 
     def leave(self) -> None:
@@ -42,13 +45,14 @@ class _Diversion:
             if self.depth > 0 or self.saved is None or self.spool is None:
                 return
             os.dup2(self.saved, 2)
-            os.close(self.saved)
             self.spool.seek(0)
             kept = b"".join(line for line in self.spool if not _CHATTER.match(line))
             self.spool.close()
+            # To the descriptor itself and under the lock: descriptor 2 may be another thread's diversion as soon as it is free.
+            while kept:
+                kept = kept[os.write(self.saved, kept) :]
+            os.close(self.saved)
             self.saved = self.spool = None
-        while kept:
-            kept = kept[os.write(2, kept) :]
 
 
 def _spool() -> BinaryIO:
