@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vivavoce import Animator, Motion, Portrait
-from vivavoce.latent.mesh import FaceModel, eye_opening, lip_opening
+from vivavoce.latent.mesh import FaceModel, eye_opening, face_height, lip_opening
 from vivavoce.latent.motion_space import Painter
 from vivavoce.latent.retarget import motion_of
 from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
@@ -46,7 +46,7 @@ def driven(animator: Animator, astronaut: Portrait) -> tuple[Motion, Motion, np.
     jaw, sign = jaw_direction(space.model)
     lips[:, jaw] = sign * (0.8 + waves(1, 0.8, 8)[:, 0])  # from closed to open
     motion = Motion(
-        lips_jaw=lips, cheeks_brows=0.0 * waves(widths["cheeks_brows"], 1, 2),
+        lips_jaw=lips, cheeks_brows=waves(widths["cheeks_brows"], 0.8, 2),
         eyelids=0.0 * waves(widths["eyelids"], 1, 3), gaze=waves(2, 0.12, 4), rotation=waves(3, 0.08, 5),
         translation=waves(2, 0.04, 6), log_scale=waves(1, 0.02, 7),
     )
@@ -64,6 +64,16 @@ def test_lips_come_back(driven: tuple[Motion, Motion, np.ndarray, np.ndarray]) -
     assert correlation(lip_opening(given), lip_opening(tracked)) > 0.93
     given_width, tracked_width = (np.linalg.norm(p[:, 61] - p[:, 291], axis=-1) for p in (given, tracked))
     assert correlation(given_width, tracked_width) > 0.6  # measured 0.70: Face Mesh smooths width
+
+
+def test_brows_come_back(driven: tuple[Motion, Motion, np.ndarray, np.ndarray]) -> None:
+    def height(points: np.ndarray) -> np.ndarray:
+        brows = [np.linalg.norm(points[:, a] - points[:, b], axis=-1) for a, b in ((105, 33), (334, 263))]
+        return np.mean(brows, axis=0) / face_height(points)
+
+    _, _, given, tracked = driven
+    awake = eye_opening(given) > 0.15
+    assert correlation(height(given)[awake], height(tracked)[awake]) > 0.6  # measured 0.72: the brows move by about a pixel
 
 
 def test_the_head_comes_back(driven: tuple[Motion, Motion, np.ndarray, np.ndarray]) -> None:

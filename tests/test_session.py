@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -193,6 +194,18 @@ def test_faces_are_counted_from_the_largest(animator: Animator, astronaut: Portr
     assert left[0] == left[1] > left[2]
     with pytest.raises(ValueError, match="face 2 of two"):
         animator.prepare(Portrait(image=canvas, name="two", face=2))
+
+
+@pytest.mark.parametrize("name", ["man-mouth-wide-open.jpg", "woman-mouth-open-long-hair.jpg"])
+def test_a_grey_mouth_is_found_as_wide_open_as_it_is(animator: Animator, recordings: Path, name: str) -> None:
+    """Without colours the tracker takes these mouths to be half as open; drawn with its lips they would have a second mouth."""
+    colour = Portrait.open(recordings / "portraits" / name)
+    grey = Portrait(image=np.repeat(cv2.cvtColor(colour.image, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2), name="grey")
+    prepared = animator.prepare(grey, crop=True).prepared
+    tracked, found = (lip_opening(p) for p in (prepared.points - prepared.shift, prepared.points))
+    assert found > 1.2 * tracked
+    still = lip_opening(animator.prepare(colour, crop=True).prepared.points)
+    assert 0.8 * still < found < 1.3 * still
 
 
 def test_a_profile_is_refused(animator: Animator, recordings) -> None:

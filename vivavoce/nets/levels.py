@@ -72,10 +72,8 @@ class SpeechLevels(nn.Module):
         last = config.stride * (frames - 1)
         assert speech.shape[1] == config.history + last + 1 + config.lookahead, (speech.shape, frames)
         levels = []
-        start = 0
-        for i, channels in enumerate(config.streams.values()):
-            stem = self.stems[i](speech[..., start : start + channels].transpose(1, 2))
-            start += channels
+        for i, stream in enumerate(speech.split(list(config.streams.values()), -1)):
+            stem = self.stems[i](stream.transpose(1, 2))
             for j, kernel in enumerate(config.kernels):
                 ahead = min((kernel - 1) // 2, config.lookahead - STEM_FUTURE)
                 first = config.history - STEM_PAST - (kernel - 1 - ahead)
