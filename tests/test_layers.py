@@ -16,12 +16,13 @@ BELOW: dict[str, set[str]] = {
     "media": set(),
     "flow": set(),
     "nets": set(),
+    "metrics": set(),
     "speech": {"media", "flow"},
     "latent": {"media", "flow"},
     "generate": {"speech", "latent", "nets", "media", "flow"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
-    "train": {"animate", "generate", "speech", "latent", "nets", "media", "flow"},
-    "apps": {FRONT_DOOR, "train", "animate", "generate", "speech", "latent", "nets", "media", "flow"},
+    "train": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "apps": {FRONT_DOOR, "train", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything
