@@ -22,7 +22,7 @@ from vivavoce.latent.motion_space import MotionSpace, Painter, Reference
 from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, Resampler
 from vivavoce.media.portrait import Portrait
-from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
 from vivavoce.speech.streams import SpeechStreams
 
 DEFAULT_FPS, LOWEST_FPS, HIGHEST_FPS = 25.0, 10.0, 60.0
@@ -75,18 +75,21 @@ class Settings:
 class Animator:
     """Loaded models, shared by any number of sessions; holds constants only."""
 
-    def __init__(self, space: MotionSpace, generator: MotionGenerator):
-        self.space, self.generator, self.encoder = space, generator, SpeechStreams()
+    def __init__(self, space: MotionSpace, generator: MotionGenerator, encoder: SpeechEncoder):
+        self.space, self.generator, self.encoder = space, generator, encoder
         assert generator.net.config.levels.stride * MOTION_RATE_HZ == self.encoder.spec.rate_hz, "the clocks don't divide"
 
     @classmethod
     def load(cls, weights: Path | None = None) -> Animator:
-        """Models from a folder with face.safetensors and motion.safetensors; by default the ones that ship."""
+        """Models from a folder with face.safetensors, phonetic.safetensors and motion.safetensors; by default the ones that ship."""
         folder = weights or Path(str(resources.files("vivavoce") / "weights"))
-        for name in ("face.safetensors", "motion.safetensors"):
+        for name in ("face.safetensors", "phonetic.safetensors", "motion.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: give a folder of vivavoce weights, or install vivavoce again")
-        return cls(MotionSpace.load(folder / "face.safetensors"), MotionGenerator.load(folder / "motion.safetensors"))
+        return cls(
+            MotionSpace.load(folder / "face.safetensors"), MotionGenerator.load(folder / "motion.safetensors"),
+            SpeechStreams.load(folder / "phonetic.safetensors"),
+        )
 
     def prepare(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Everything about a portrait that is computed once; any number of sessions may share it. See `MotionSpace.reference`."""

@@ -1,4 +1,4 @@
-"""The phonetic-acoustic stream: which sounds are being spoken, as log-mel energies relative to the speaker's level."""
+"""The acoustic stream: log-mel energies relative to the speaker's level. The phonetic network hears these."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Both streams of speech, phonetic-acoustic and prosodic, from samples as they arrive."""
+"""All streams of speech, acoustic, phonetic and prosodic, from samples as they arrive: the encoder that ships."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -11,92 +11,69 @@ from torch import Tensor
 
 from vivavoce.media.track import Track
 from vivavoce.speech import acoustic, prosody
-from vivavoce.speech.acoustic import Acoustic
-from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, SpeechSpec, checked
-from vivavoce.speech.level import LevelState, follow
-from vivavoce.speech.prosody import Prosody, ProsodyState
-
-_HOP = SAMPLE_RATE_HZ // RATE_HZ
-_REACH = max(Acoustic.reach, Prosody.reach)
-_BLOCK = 5  # features computed at a time; more is faster and later
-_SPAN = (_BLOCK - 1) * _HOP + 2 * _REACH  # samples that a block reads
+from vivavoce.speech.analysis import BLOCK, Analysis, AnalysisState
+from vivavoce.speech.encoder import RATE_HZ, SpeechSpec, features
+from vivavoce.speech.phonetic import PhoneticNetwork, PhoneticState
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamsState:
     """Everything the encoder remembers of one listener."""
 
-    samples: Float[Tensor, " t"]
-    """Samples from _REACH before the next feature's time on."""
-    received: int
-    """Samples heard so far."""
-    given: int
-    """Features given so far."""
-    ended: bool
-    level: LevelState
-    prosody: ProsodyState
+    analysis: AnalysisState
+    phonetic: PhoneticState
+    pending: Float[Tensor, "n d"]
+    """Analysed frames whose phonetic features still need sound to come."""
 
 
 class SpeechStreams:
-    """Log-mel energies and prosody at the speaker's own loudness, concatenated: a SpeechEncoder.
+    """The analysis and, from its acoustic stream, the phonetic network's bottleneck: a SpeechEncoder.
 
-    Feature i is centred on sample i * sample_rate_hz / rate_hz, so the track starts at 0 s. Work is done in blocks of a fixed
-    number of features at fixed places, always with the same shapes: that makes every bit independent of how the sound was cut.
-    The encoder holds constants only and may be shared.
+    The network works in blocks of a fixed number of frames at fixed places, so that, as in the analysis, every bit is independent
+    of how the sound was cut. The encoder holds constants only and may be shared.
     """
 
-    spec = SpeechSpec(
-        sample_rate_hz=SAMPLE_RATE_HZ,
-        rate_hz=RATE_HZ,
-        streams=MappingProxyType({"phonetic": acoustic.WIDTH, "prosodic": prosody.WIDTH}),
-        lookahead_seconds=_REACH / SAMPLE_RATE_HZ,
-        block_seconds=_BLOCK / RATE_HZ,
-    )
+    def __init__(self, network: PhoneticNetwork):
+        self.network, self.analysis = network.eval(), Analysis()
+        spec = self.analysis.spec
+        self.spec = SpeechSpec(
+            sample_rate_hz=spec.sample_rate_hz, rate_hz=spec.rate_hz,
+            streams={"acoustic": acoustic.WIDTH, "phonetic": network.config.bottleneck, "prosodic": prosody.WIDTH},
+            lookahead_seconds=spec.lookahead_seconds + network.config.lookahead_seconds, block_seconds=spec.block_seconds,
+        )
+        second = features(self.analysis, torch.zeros(spec.sample_rate_hz)).values[0]
+        self._silence = second[len(second) // 2]
 
-    def __init__(self) -> None:
-        self._acoustic = Acoustic()
-        self._prosody = Prosody()
-        self._centres = _REACH + _HOP * torch.arange(_BLOCK)
+    @classmethod
+    def load(cls, weights: Path) -> SpeechStreams:
+        """The encoder with the phonetic network saved in a file."""
+        return cls(PhoneticNetwork.load(weights))
 
     def start(self) -> StreamsState:
-        before = torch.zeros(_REACH)  # silence is assumed before the first sample, as behind the last
-        return StreamsState(samples=before, received=0, given=0, ended=False, level=LevelState(), prosody=self._prosody.start())
+        silence = self._silence[: acoustic.WIDTH]
+        return StreamsState(
+            analysis=self.analysis.start(), phonetic=self.network.start(silence), pending=self._silence.new_zeros(0, len(self._silence))
+        )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, samples: Float[Tensor, " t"], state: StreamsState, *, last: bool = False) -> tuple[Track, StreamsState]:
         """See SpeechEncoder.step. ValueError where the samples are not one channel of finite floating-point numbers."""
-        assert not state.ended, "the sound has ended: start again"
-        received = state.received + samples.shape[-1]
-        heard = torch.cat([state.samples, checked(samples)])
-        wanted = -(-received // _HOP) - state.given if last else 0
-        if last:
-            blocks = -(-wanted // _BLOCK)
-            heard = torch.nn.functional.pad(heard, (0, max(0, blocks * _BLOCK * _HOP + _SPAN - heard.shape[0])))
-        else:
-            blocks = max(0, (heard.shape[0] - _SPAN) // (_BLOCK * _HOP) + 1)
-            wanted = blocks * _BLOCK
-        level, prosodic = state.level, state.prosody
-        values = [torch.zeros(0, self.spec.width)]
-        for block in range(blocks):
-            begin = block * _BLOCK * _HOP
-            part, level, prosodic = self._block(heard[begin : begin + _SPAN], level, prosodic)
-            values.append(part)
-        track = Track(values=torch.cat(values)[None, :wanted], rate=float(RATE_HZ), start=state.given / RATE_HZ)
-        rest = heard[blocks * _BLOCK * _HOP :].clone()  # a view would keep a whole recording alive
-        after = replace(
-            state, samples=rest, received=received, given=state.given + wanted, ended=last, level=level, prosody=prosodic
-        )
-        return track, after
-
-    def _block(
-        self, samples: Float[Tensor, " span"], level: LevelState, prosodic: ProsodyState
-    ) -> tuple[Float[Tensor, "block d"], LevelState, ProsodyState]:
-        bands = self._acoustic.bands(samples, self._centres)
-        pitch = self._prosody.pitch(samples, self._centres, prosodic)
-        energy = acoustic.energy_dbfs(bands)
-        levels, level = follow(energy.tolist(), pitch.voicing.tolist(), level)
-        level_dbfs = torch.tensor(levels)
-        bands_db = acoustic.decibels(bands)
-        phonetic = self._acoustic.features(bands_db, level_dbfs)
-        values, prosodic = self._prosody.features(pitch, energy, bands_db, level_dbfs, prosodic)
-        return torch.cat([phonetic, values], dim=-1), level, prosodic
+        track, analysis = self.analysis.step(samples, state.analysis, last=last)
+        analysed = track.values[0]
+        first = round(track.start * RATE_HZ) - len(state.pending)
+        known = torch.cat([state.pending, analysed])
+        ahead = self.network.config.ahead
+        if last:  # silence follows
+            spare = -(len(analysed) + ahead) % BLOCK
+            analysed = torch.cat([analysed, self._silence.expand(ahead + spare, -1)])
+        phonetic, parts = state.phonetic, [known.new_zeros(0, self.network.config.bottleneck)]
+        for begin in range(0, len(analysed), BLOCK):
+            part, phonetic = self.network.step(analysed[begin : begin + BLOCK, : acoustic.WIDTH], phonetic)
+            parts.append(part)
+        heard = torch.cat(parts)
+        heard = heard[max(0, ahead - round(track.start * RATE_HZ)) :]  # the first outputs belong to frames before the sound
+        count = len(known) if last else len(heard)
+        spectral, prosodic = known[:count].split([acoustic.WIDTH, prosody.WIDTH], dim=1)
+        values = torch.cat([spectral, heard[:count], prosodic], dim=1)
+        after = StreamsState(analysis=analysis, phonetic=phonetic, pending=known[count:].clone())
+        return Track(values=values[None], rate=float(RATE_HZ), start=first / RATE_HZ), after

@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scipy import signal
 
 from vivavoce.latent.mesh import FaceModel, eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.latent.retarget import motion_of, rest_of_clip
 from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
 from vivavoce.latent.tracker import FaceTracker
-from vivavoce.media.audio import Resampler, read_audio
 from vivavoce.media.video import read_frames
-from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
-from vivavoce.speech.streams import SpeechStreams
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder, features
+from vivavoce.train import augment
+from vivavoce.train.corpus import load_sound
+from vivavoce.train.disguise import disguise
 
 Progress = Callable[[str, int, int], None]
 IDLE_OPENING = 0.035  # face heights: lips that stay under it nine tenths of the time are at rest
@@ -177,81 +177,42 @@ def mirror_pairs(model: FaceModel) -> np.ndarray:
     return np.linalg.norm(flipped[:, None] - model.mean[None], axis=-1).argmin(1)
 
 
-def load_speech(path: Path) -> Float[torch.Tensor, " s"]:
-    """The sound of a clip, one channel at the speech encoders' rate."""
-    parts = []
-    resampler = None
-    for block in read_audio(path):
-        resampler = resampler or Resampler(block.rate, SAMPLE_RATE_HZ)
-        parts.append(resampler.push(block).samples[0])
-    if resampler is None:
-        raise ValueError(f"{path} has no sound")
-    return torch.cat([*parts, resampler.finish().samples[0]])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """One random way to change a recording.
+    """A random way to change a recording: left and right exchanged, the sound disguised (``seed``; None: as it is)."""
 
-    ``tempo``: playing speed, pitch and motion going with it; ``tilt_db``: spectral slope per three octaves; ``noise_db``: signal
-    to noise; ``room``: energy of the reverberation over that of the direct sound.
-    """
-
-    tempo: float
-    mirror: bool
-    tilt_db: float
-    noise_db: float
-    room: float
-    seed: int
+    mirror: bool = False
+    seed: int | None = None
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Augmentation:
-        return cls(
-            tempo=float(rng.choice([0.88, 0.94, 1.0, 1.06, 1.12])), mirror=bool(rng.random() < 0.5),
-            tilt_db=float(rng.uniform(-8, 8)), noise_db=float(rng.uniform(12, 45)), room=float(rng.choice([0.0, 0.0, 0.1, 0.3])),
-            seed=int(rng.integers(2**31)),
-        )
+        return cls(mirror=bool(rng.random() < 0.5), seed=int(rng.integers(2**31)))
+
+    def sound(self, clip: Clip, seconds: float, others: Sequence[Clip]) -> tuple[Float[torch.Tensor, " s"], float]:
+        """What is heard with the clip, a quiet room where nobody talks, and how many times as long as the clip it is.
+
+        ``others`` talk in the background.
+        """
+        rng = np.random.default_rng(self.seed)
+        if not clip.talks:
+            return room_tone(seconds, None if self.seed is None else rng), 1.0
+        samples = load_sound(clip.path)
+        return (samples, 1.0) if self.seed is None else disguise(samples, [load_sound(o.path) for o in others], rng)
 
 
-PLAIN = Augmentation(tempo=1.0, mirror=False, tilt_db=0.0, noise_db=120.0, room=0.0, seed=0)
+PLAIN = Augmentation()
 
 
-def room_tone(seconds: float, how: Augmentation) -> Float[torch.Tensor, " s"]:
-    """Digital silence for the plain variant, else noise between -75 and -45 dB."""
+def room_tone(seconds: float, rng: np.random.Generator | None) -> Float[torch.Tensor, " s"]:
+    """Noise between -75 and -45 dB; without a generator digital silence."""
     count = int(seconds * SAMPLE_RATE_HZ) + 1
-    if how == PLAIN:
+    if rng is None:
         return torch.zeros(count)
-    rng = np.random.default_rng(how.seed)
-    noise = signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.95)], rng.standard_normal(count))
-    return torch.from_numpy((noise / noise.std() * 10 ** (rng.uniform(-75, -45) / 20)).astype(np.float32))
-
-
-def augment_sound(samples: Float[torch.Tensor, " s"], how: Augmentation) -> Float[torch.Tensor, " s"]:
-    """Tempo with pitch, spectral tilt round 1 kHz, a decaying room tail, and coloured noise at a signal-to-noise ratio."""
-    if how == PLAIN:
-        return samples
-    rng = np.random.default_rng(how.seed)
-    x = samples.numpy().astype(np.float64)
-    if how.tempo != 1.0:
-        x = signal.resample_poly(x, 50, round(50 * how.tempo))
-    spectrum = np.fft.rfft(x)
-    hz = np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE_HZ)
-    octaves = np.log2(np.clip(hz, 60, None) / 1000)
-    bumps = sum(rng.uniform(-4, 4) * np.exp(-((octaves - c) ** 2) / 0.5) for c in rng.uniform(-3, 3, 3))
-    x = np.fft.irfft(spectrum * 10 ** ((how.tilt_db / 3 * octaves + bumps) / 20), len(x))
-    if how.room > 0:
-        tail = rng.standard_normal(int(0.25 * SAMPLE_RATE_HZ)) * np.exp(-np.linspace(0, 6, int(0.25 * SAMPLE_RATE_HZ)))
-        tail *= how.room / np.sqrt((tail**2).sum())
-        tail[0] = 1.0
-        x = signal.fftconvolve(x, tail)[: len(x)]
-    power = np.sqrt((x**2).mean()) + 1e-9
-    noise = signal.lfilter([1.0], [1.0, -rng.uniform(0, 0.95)], rng.standard_normal(len(x)))
-    x = x + noise / noise.std() * power * 10 ** (-how.noise_db / 20)
-    return torch.from_numpy(np.clip(x * 10 ** (rng.uniform(-10, 6) / 20), -1, 1).astype(np.float32))
+    return augment.coloured_noise(count, rng.uniform(0, 2), rng) * 10 ** (rng.uniform(-55, -25) / 20)
 
 
 def examples_of(
-    clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, how: Augmentation, pairs: np.ndarray
+    clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, encoder: SpeechEncoder, how: Augmentation, pairs: np.ndarray
 ) -> list[Example]:
     """The usable stretches of one clip under one augmentation.
 
@@ -259,9 +220,7 @@ def examples_of(
     without speech.
     """
     layout = Layout.of(model.widths())
-    encoder = SpeechStreams()
-    seconds = len(points) / MOTION_RATE_HZ / how.tempo
-    sound = augment_sound(load_speech(clip.path), how) if clip.talks else room_tone(seconds, how)
+    sound, stretch = how.sound(clip, len(points) / MOTION_RATE_HZ, others)
     speech = features(encoder, sound).values[0]
     examples = []
     for run in stretches(points):
@@ -272,11 +231,11 @@ def examples_of(
         calm = torch.from_numpy(without_blinks(motion.eyelids.numpy(), eye_opening(part)).astype(np.float32))
         packed = layout.pack(replace(motion, eyelids=calm)).numpy()
         heard = speech if clip.talks or np.percentile(lip_opening(part), 90) < IDLE_OPENING else None
-        if how.tempo != 1.0:
-            old = np.arange(int(len(packed) / how.tempo)) * how.tempo
+        if stretch != 1.0:
+            old = np.arange(int(len(packed) * stretch)) / stretch
             packed = np.stack([np.interp(old, np.arange(len(packed)), c) for c in packed.T], 1)
         examples.append(Example(
             person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=heard,
-            first=round(run.start / MOTION_RATE_HZ / how.tempo * encoder.spec.rate_hz), style=style_of(packed, layout),
+            first=round(run.start / MOTION_RATE_HZ * stretch * encoder.spec.rate_hz), style=style_of(packed, layout),
         ))
     return examples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,8 +19,7 @@ from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
-from vivavoce.speech.encoder import features
-from vivavoce.speech.streams import SpeechStreams
+from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.train.data import (
     PLAIN,
     Augmentation,
@@ -34,6 +32,7 @@ from vivavoce.train.data import (
     save_examples,
     track_clips,
 )
+from vivavoce.train.loop import Run, Schedule, mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +56,7 @@ class MotionRecipe:
     loss_weight: Mapping[str, float] = field(default_factory=lambda: {
         "lips_jaw": 3.0, "cheeks_brows": 1.0, "eyelids": 0.5, "gaze": 0.5, "rotation": 1.0, "translation": 0.7, "log_scale": 0.3,
     })
+    energy_power: float = 0.5  # see `loss_weight`
     person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
     variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
@@ -129,21 +129,24 @@ def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor,
     return out
 
 
-def prepare(recipe: MotionRecipe, split: str, model: FaceModel, progress: Progress) -> list[Example]:
+def prepare(
+    recipe: MotionRecipe, split: str, model: FaceModel, encoder: SpeechEncoder, progress: Progress
+) -> list[Example]:
     """Examples of a split under all its augmentations, cached in ``out``; a validation split gets none."""
     cache = recipe.out / f"examples-{split}.safetensors"
     if cache.exists():
         return load_examples(cache)
     clips = read_manifest(recipe.data, split)
     tracks = track_clips(clips, recipe.out / "tracks", progress)
-    pairs = mirror_pairs(model)
+    pairs, talking = mirror_pairs(model), [c for c in clips if c.talks]
     rng = np.random.default_rng(recipe.seed)
     most = max({c.person for c in clips}, key=lambda p: sum(c.person == p for c in clips))
     examples: list[Example] = []
     for i, clip in enumerate(clips):
         progress("features", i, len(clips))
         for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
-            examples += examples_of(clip, tracks[clip.name], model, how, pairs)
+            others = [talking[j] for j in rng.integers(len(talking), size=2)]
+            examples += examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
     save_examples(examples, cache)
     return examples
 
@@ -155,38 +158,43 @@ def augmentations(most: bool, recipe: MotionRecipe, rng: np.random.Generator) ->
     return [PLAIN] + [Augmentation.draw(rng) for _ in range(recipe.variants)]
 
 
-def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, report: Callable[[str], None]) -> Path:
+def train_motion(
+    recipe: MotionRecipe, model: FaceModel, encoder: SpeechEncoder, progress: Progress, report: Callable[[str], None]
+) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
 
-    ``model`` must be the face model that the weights will be used with. A run that is interrupted and started again gives the
+    ``model`` and ``encoder`` must be those that the weights will be used with. A run that is interrupted and started again gives the
     weights of one that was not.
     """
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    examples = prepare(recipe, "train", model, progress)
+    examples = prepare(recipe, "train", model, encoder, progress)
     layout = Layout.of(model.widths())
-    spec = SpeechStreams.spec
-    silence = features(SpeechStreams(), torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
+    spec = encoder.spec
+    silence = features(encoder, torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
     levels = LevelsConfig(streams=dict(spec.streams), dropout=recipe.dropout)
     mean, std, style_mean, style_std = statistics(examples, recipe)
     net = MotionTransformer(
         MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean), dropout=recipe.dropout)
     )
-    run = Run(net, recipe)
+    schedule = Schedule(
+        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay, ema=recipe.ema
+    )
+    run = Run(net, schedule, recipe.out / "checkpoint.pt")
     if run.restore():
         report(f"going on at step {run.step}")
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
-    weight = layout.spread(recipe.loss_weight)
+    weight = loss_weight(recipe, layout, model, std)
     windows = recipe.windows
     style = (default_style(examples) - style_mean) / style_std + torch.tensor(recipe.liveliness)
     losses: list[float] = []
     clock = time.monotonic()
-    while run.step < recipe.steps:
+    while not run.done:
         rng = np.random.default_rng((recipe.seed, run.step))  # by step, so that a resumed run draws what an unbroken one would
         torch.manual_seed(int(rng.integers(2**62)))
-        losses.append(run.update(motion_loss(net, sampler, rng, recipe, weight / weight.mean(), windows)))
+        losses.append(run.update(motion_loss(net, sampler, rng, recipe, weight, windows)))
         progress("training", run.step, recipe.steps)
-        if run.step % recipe.checkpoint_every == 0 or run.step == recipe.steps:
+        if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
             generator = MotionGenerator(run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence)
             settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
@@ -199,53 +207,21 @@ def train_motion(recipe: MotionRecipe, model: FaceModel, progress: Progress, rep
     return recipe.out / "motion.safetensors"
 
 
-class Run:
-    """A network on its way: optimiser, moving average of the weights, step, and their checkpoint."""
+def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Tensor) -> Tensor:
+    """Weight of each packed number, mean 1: the field's, shared out over its coefficients by how far they move the landmarks.
 
-    def __init__(self, net: MotionTransformer, recipe: MotionRecipe):
-        self.net, self.recipe, self.step = net, recipe, 0
-        self.average = {k: v.clone() for k, v in net.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
-        )
-        self.file = recipe.out / "checkpoint.pt"
-
-    def update(self, loss: Tensor) -> float:
-        """One step down the loss; its value."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.recipe)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        keep = min(self.recipe.ema, self.step / (self.step + 9))  # short memory at first, or the start would stay in it
-        for key, value in self.net.state_dict().items():
-            self.average[key].lerp_(value, 1 - keep)
-        return float(loss.detach())
-
-    def averaged(self) -> MotionTransformer:
-        """A network with the averaged weights."""
-        net = MotionTransformer(self.net.config)
-        net.load_state_dict(self.average)
-        return net
-
-    def save(self) -> None:
-        """A complete file at every moment, whenever the process ends."""
-        partial = self.file.with_suffix(".part")
-        networks = {"net": self.net.state_dict(), "average": self.average}
-        torch.save({**networks, "optimiser": self.optimiser.state_dict(), "step": self.step}, partial)
-        partial.rename(self.file)
-
-    def restore(self) -> bool:
-        """Go back to the checkpoint, if there is one."""
-        if not self.file.exists():
-            return False
-        state = torch.load(self.file, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average, self.step = state["average"], state["step"]
-        return True
+    Coefficient k counts (std_k^2 sum_n importance_n^2 |B_kn|^2) ** ``recipe.energy_power`` within its region: at power 0 all alike,
+    at 1 the loss is the squared error of the region's landmarks.
+    """
+    energy = {r: ((b * model.importance[None, :, None]) ** 2).sum((1, 2)) for r, b in model.expression.items()}
+    parts = []
+    for name, spread in zip(layout.widths, std.split(list(layout.widths.values())), strict=True):
+        share = torch.ones_like(spread)
+        if name in energy:
+            share = (torch.from_numpy(energy[name]).float() * spread.square()) ** recipe.energy_power
+        parts.append(recipe.loss_weight[name] * share / share.mean())
+    weight = torch.cat(parts)
+    return weight / weight.mean()
 
 
 def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generator, recipe: MotionRecipe, weight: Tensor,
@@ -263,14 +239,9 @@ def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generat
     # Its own past is never exact in use; a little noise on the clean prefix keeps errors from feeding on themselves.
     data = batch.motion.clone()
     data[:, :known] += 0.1 * torch.randn(data[:, :known].shape, generator=generator)
-    condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
-    return flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
-
-
-def learning_rate(step: int, recipe: MotionRecipe) -> float:
-    """Linear warm-up, then cosine to a twentieth."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+    with mixed_precision():
+        condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
+        return flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
 
 
 def statistics(examples: Sequence[Example], recipe: MotionRecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,92 @@
+"""What every training has in common: schedule, optimiser, moving average of the weights, and checkpoints to go on from."""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """AdamW with linear warm-up, then a cosine to a twentieth; ``ema`` is the memory of the moving average of the weights."""
+
+    steps: int
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    ema: float = 0.999
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0))))
+
+
+class Run(Generic[N]):
+    """A network on its way: optimiser, moving average of the weights, step, and their checkpoint in ``file``."""
+
+    def __init__(self, net: N, schedule: Schedule, file: Path):
+        self.net, self.schedule, self.file, self.step = net, schedule, file, 0
+        self.average = {k: v.clone() for k, v in net.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.98)
+        )
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.schedule.steps
+
+    def update(self, loss: Tensor) -> float:
+        """One step down the loss; its value. FloatingPointError where the loss is not finite, before anything changes."""
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss of step {self.step} is {value}: take a smaller learning rate")
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.schedule.clip)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.schedule.ema, self.step / (self.step + 9))  # short memory at first, or the start would stay in it
+        for key, weight in self.net.state_dict().items():
+            self.average[key].lerp_(weight, 1 - keep)
+        return value
+
+    def averaged(self) -> N:
+        """A network with the averaged weights, for inference."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(self.average)
+        return net.eval()
+
+    def save(self) -> None:
+        """A complete file at every moment, whenever the process ends."""
+        partial = self.file.with_suffix(".part")
+        networks = {"net": self.net.state_dict(), "average": self.average}
+        torch.save({**networks, "optimiser": self.optimiser.state_dict(), "step": self.step}, partial)
+        partial.rename(self.file)
+
+    def restore(self) -> bool:
+        """Go back to the checkpoint, if there is one."""
+        if not self.file.exists():
+            return False
+        state = torch.load(self.file, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average, self.step = state["average"], state["step"]
+        return True
+
+
+def mixed_precision() -> AbstractContextManager:
+    """Products of matrices in bfloat16 where this processor computes them so, which is several times faster; else as they are."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
