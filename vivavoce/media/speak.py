@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import espeakng_loader
-import torch
+import numpy as np
 
 from vivavoce.media.audio import Audio
 
@@ -159,14 +159,14 @@ def _timed(marks: list[tuple[int, str]], audio: Audio) -> tuple[TimedPhone, ...]
     before it where it is short; a mark without a symbol is a pause where it is silent, and goes on with the phone before it else;
     an l after a vowel is marked where it ends.
     """
-    sounding = audio.samples[0] != 0
-    last = torch.cummax(torch.where(sounding, torch.arange(len(sounding)), -1), 0).values  # up to i: the latest sounding sample
+    sounding = audio.samples[0].numpy() != 0
+    last = np.maximum.accumulate(np.where(sounding, np.arange(len(sounding)), -1))  # up to i: the latest sounding sample
     begun: list[tuple[int, str]] = [(0, "")]
     for sample, symbol in marks:
         sample = min(sample, len(sounding))
         quiet = sample - 1 - int(last[sample - 1]) if sample > 0 else 0
         if not symbol:
-            if sample < len(sounding) and not bool(sounding[sample : sample + audio.rate // 200].any()):
+            if sample < len(sounding) and not sounding[sample : sample + audio.rate // 200].any():
                 begun.append((sample - quiet, ""))
             continue
         paused = begun[-1][1] == ""

@@ -12,6 +12,7 @@ apart).
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Phone class: (viseme, IPA letters and digraphs, ARPAbet symbols).
@@ -47,7 +48,7 @@ _CLASSES: dict[str, tuple[str, str, str]] = {
     "ih": ("I", "ɪ ᵻ", "IH"),
     "ix": ("I", "ɨ ɯ", "IX"),
     "e": ("E", "e ɘ", ""),
-    "eh": ("E", "ɛ", "EH"),
+    "eh": ("E", "ɛ ε", "EH"),
     "ax": ("E", "ə", "AX"),
     "er": ("E", "ɜ ɝ ɚ", "ER AXR"),
     "ae": ("A", "æ", "AE"),
@@ -118,7 +119,11 @@ def from_arpabet(symbol: str) -> int | None:
 
 
 def _letters(symbol: str) -> str:
-    """The full letters of a symbol: ç is one, decomposed or not; everything that only modifies one is gone."""
-    whole = unicodedata.normalize("NFC", symbol)
+    """The full letters of a symbol: ç is one, decomposed or not; everything that only modifies one is gone.
+
+    eSpeak NG leaves some marks in ASCII: "s." is retroflex, "ph" aspirated, "(en)" a change of language, "ʔe" creaky.
+    """
+    whole = unicodedata.normalize("NFC", re.sub(r"\([^)]*\)", "", symbol)).replace("s.", "ʂ").replace("z.", "ʐ")
     plain = "".join(c if c == "ç" else unicodedata.normalize("NFD", c) for c in whole)
-    return "".join(c for c in plain if unicodedata.category(c) in {"Ll", "Lo"})
+    letters = "".join(c for c in plain if unicodedata.category(c) in {"Ll", "Lo"})
+    return re.sub(r"(?<=.)h|ʔ(?=.)", "", letters)
