@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
-from vivavoce.media.audio import Resampler
+from vivavoce.media.audio import Audio, Resampler
 from vivavoce.media.speak import TimedPhone, speak_phones
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.phones import SILENCE, split_ipa
@@ -107,14 +108,19 @@ def _utterance(
         return 0.0
     if audio.duration > config.longest_seconds or not any(phone.symbol for phone in timed):
         return 0.0
-    resampler = Resampler(audio.rate, SAMPLE_RATE_HZ)
-    sound = torch.cat([resampler.push(audio).samples[0], resampler.finish().samples[0]])
+    sound = at_rate(audio)
     samples, segments = padded(sound, segments_of(timed, len(sound) / SAMPLE_RATE_HZ), float(before), float(after))
     writer.add(Utterance(
         file=file, language=code, speaker=f"espeak-{voice}", kind="synthetic", labels="events", split=language.split,
         source=SOURCE, licence=LICENCE,
     ), samples, segments)
     return len(samples) / SAMPLE_RATE_HZ
+
+
+def at_rate(audio: Audio) -> Float[torch.Tensor, " s"]:
+    """One channel at 16 kHz."""
+    resampler = Resampler(audio.rate, SAMPLE_RATE_HZ)
+    return torch.cat([resampler.push(audio.mono()).samples[0], resampler.finish().samples[0]])
 
 
 def segments_of(timed: Sequence[TimedPhone], seconds: float) -> tuple[Segment, ...]:
