@@ -1,0 +1,208 @@
+"""Phones and their times in recorded speech: of words that are known or recognised (pocketsphinx), or of a synthetic reading that
+is warped onto the recording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit
+from scipy.fft import dct
+from torch import Tensor
+
+from vivavoce.media.speak import speak_phones
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.phones import PHONES, SILENCE, split_arpabet, split_ipa
+from vivavoce.train.corpus import Segment, joined, padded
+from vivavoce.train.synthetic import at_rate, segments_of
+
+if TYPE_CHECKING:
+    from pocketsphinx import Decoder
+
+_FRAME_SECONDS = 0.01
+# Frame i of pocketsphinx is a 25.6 ms window from i * 10 ms on, so a boundary before it lies half a frame before the window's
+# middle. Measured against eSpeak NG's own phones the rest is under 2 ms (tests, docs/log.md).
+_OFFSET_SECONDS = 0.008
+# eSpeak NG pronounces words that the dictionary lacks: phone class -> symbol of the English model.
+_ENGLISH = {
+    "rr": "R", "x": "K", "ix": "IH", "ax": "AH", "a": "AA", "e": "EY", "o": "OW", "oe": "ER", "y": "UW", "h": "HH", "j": "Y",
+    "ch": "CH", "jh": "JH", "i": "IY", "u": "UW",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """What was said, and how sure the recogniser is of it: the mean of its words' probabilities by their length, 0 to 1."""
+
+    words: tuple[str, ...]
+    confidence: float
+
+
+class Aligner:
+    """English words to phones in time, with pocketsphinx and its own model of US English."""
+
+    def __init__(self) -> None:
+        try:
+            import pocketsphinx
+        except ModuleNotFoundError as error:
+            raise ValueError("aligning recordings needs pocketsphinx: pip install 'vivavoce[train]'") from error
+        # With the lattice's best path (the default), or wider beams, half of the sentences cannot be aligned in the second pass.
+        self._align: Decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL", lm=None, bestpath=False)
+        self._listen: Decoder | None = None
+        self._new_listener = lambda: pocketsphinx.Decoder(samprate=SAMPLE_RATE_HZ, loglevel="FATAL")
+
+    def align(self, sound: Float[Tensor, " s"], words: Sequence[str]) -> tuple[Segment, ...] | None:
+        """The phones of words that are said in a sound, from its start to its end; None where the words do not fit.
+
+        A word may be written with its variant, as in the dictionary ("a(2)"), or be "letter-a" for a letter's name.
+        """
+        for word in words:
+            self._learn(word)
+        raw = _pcm16(sound)
+        self._align.set_align_text(" ".join(words))
+        try:
+            _decode(self._align, raw)
+            if self._align.hyp() is None:
+                return None
+            self._align.set_alignment()
+            _decode(self._align, raw)
+            alignment = self._align.get_alignment()
+        except RuntimeError:  # pocketsphinx's word for "no path through the sentence"
+            return None
+        return None if alignment is None else _segments(alignment, len(sound) / SAMPLE_RATE_HZ)
+
+    def recognise(self, sound: Float[Tensor, " s"]) -> Recognised:
+        """The words of a sound by pocketsphinx's general language model."""
+        if self._listen is None:
+            self._listen = self._new_listener()
+        _decode(self._listen, _pcm16(sound))
+        words, weights, sure = [], [], []
+        for part in self._listen.seg() or ():
+            if re.match(r"[a-z]", part.word):
+                words.append(part.word)
+                weights.append(part.end_frame - part.start_frame + 1)
+                sure.append(part.prob)
+        return Recognised(words=tuple(words), confidence=float(np.average(sure, weights=weights)) if words else 0.0)
+
+    def _learn(self, word: str) -> None:
+        """Gives the decoder a word that it lacks, as eSpeak NG pronounces it."""
+        if self._align.lookup_word(word) is not None:
+            return
+        _, phones = speak_phones(word.removeprefix("letter-"), "en-us")
+        classes = [PHONES[c] for phone in phones for c in split_ipa(phone.symbol)]
+        self._align.add_word(word, " ".join(_ENGLISH.get(c, c.upper()) for c in classes), True)
+
+
+def _pcm16(sound: Float[Tensor, " s"]) -> bytes:
+    return bytes((sound.clamp(-1, 1) * 32767).round().to(torch.int16).numpy().tobytes())
+
+
+def _decode(decoder: Decoder, raw: bytes) -> None:
+    decoder.start_utt()
+    decoder.process_raw(raw, full_utt=True)
+    decoder.end_utt()
+
+
+def _segments(alignment: Any, seconds: float) -> tuple[Segment, ...]:
+    """pocketsphinx's phones to classes, cut where a symbol is several, from 0 to the end of the sound."""
+    found: list[Segment] = []
+    for word in alignment:
+        for phone in word:
+            classes = split_arpabet(phone.name.strip("+")) or (SILENCE,)
+            edges = np.linspace(phone.start, phone.start + phone.duration, len(classes) + 1) * _FRAME_SECONDS + _OFFSET_SECONDS
+            found += [Segment(start=float(a), end=float(b), phone=c) for a, b, c in zip(edges, edges[1:], classes, strict=False)]
+    return spanning(found, seconds)
+
+
+def spanning(segments: Sequence[Segment], seconds: float) -> tuple[Segment, ...]:
+    """Segments made to cover a sound: silence before the first and after the last, none of them beyond its end."""
+    if not segments:
+        return (Segment(start=0.0, end=seconds, phone=SILENCE),)
+    whole = [
+        Segment(start=0.0, end=min(segments[0].start, seconds), phone=SILENCE),
+        *(Segment(start=min(s.start, seconds), end=min(s.end, seconds), phone=s.phone) for s in segments),
+        Segment(start=min(segments[-1].end, seconds), end=seconds, phone=SILENCE),
+    ]
+    return joined(whole)
+
+
+def words_of(transcript: str) -> tuple[str, ...]:
+    """The words of an English transcript, in lower case; hyphens part words. ValueError where it has digits."""
+    if re.search(r"\d", transcript):
+        raise ValueError(f"the transcript {transcript[:40]!r} has digits: write numbers as they are spoken")
+    return tuple(w for w in (part.strip("'") for part in re.findall(r"[a-z']+", transcript.lower().replace("’", "'"))) if w)
+
+
+# --- A synthetic reading, warped ---------------------------------------------------------------------------------------------
+
+_HOP, _WINDOW, _BANDS, _CEPSTRA = 160, 400, 30, 14
+_LEAD_SECONDS = 0.2
+_RATES_WPM = (80, 450)
+
+
+def warp(sound: Float[Tensor, " s"], transcript: str, voice: str) -> tuple[Segment, ...]:
+    """The phones of a transcript in any language that eSpeak NG reads: it speaks the text at the recording's pace, and dynamic
+    time warping of cepstra carries its times over. Rougher than `Aligner.align`. Raises as `speak_phones` does."""
+    seconds = len(sound) / SAMPLE_RATE_HZ
+    spoken, _ = speak_phones(transcript, voice)
+    rate = int(np.clip(160 * spoken.duration / seconds, *_RATES_WPM))
+    spoken, timed = speak_phones(transcript, voice, rate)
+    reading, segments = padded(at_rate(spoken), segments_of(timed, spoken.duration), _LEAD_SECONDS, _LEAD_SECONDS)
+    path = _warped(_cepstra(reading), _cepstra(sound))
+    times = [float(path[min(len(path) - 1, round(s.start * SAMPLE_RATE_HZ / _HOP))]) * _HOP / SAMPLE_RATE_HZ for s in segments]
+    ends = [*times[1:], seconds]
+    return spanning([Segment(start=a, end=b, phone=s.phone) for s, a, b in zip(segments, times, ends, strict=True)], seconds)
+
+
+def _cepstra(sound: Float[Tensor, " s"]) -> Float[np.ndarray, "t c"]:
+    """Mel cepstra and their slopes at 100 Hz, without the mean and of unit variance over the speech; the first is loudness."""
+    x = np.pad(sound.numpy().astype(np.float64), _WINDOW // 2)
+    x = x + 1e-4 * np.random.default_rng(0).standard_normal(len(x))
+    frames = np.lib.stride_tricks.sliding_window_view(x, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
+    power = np.abs(np.fft.rfft(frames, 512)) ** 2
+    mel = np.linspace(0, 1127 * np.log1p(SAMPLE_RATE_HZ / 2 / 700), _BANDS + 2)
+    edges = 700 * np.expm1(mel / 1127)
+    hz = np.fft.rfftfreq(512, 1 / SAMPLE_RATE_HZ)
+    bank = np.stack([np.interp(hz, edges[i : i + 3], [0, 1, 0]) for i in range(_BANDS)], 1)
+    logs = np.log(power @ bank + 1e-9)
+    cepstra = dct(logs, axis=1, norm="ortho")[:, :_CEPSTRA]
+    cepstra = (cepstra - cepstra.mean(0)) / (cepstra.std(0) + 1e-6)
+    return np.concatenate([cepstra, np.gradient(cepstra, axis=0)], 1)
+
+
+def _warped(source: Float[np.ndarray, "t c"], target: Float[np.ndarray, "u c"]) -> Float[np.ndarray, " t"]:
+    """The place in the target of every frame of the source, never going back."""
+    distance = np.sqrt(np.maximum(0, (source**2).sum(1)[:, None] + (target**2).sum(1) - 2 * source @ target.T))
+    rows, columns = _walk(distance)
+    return np.array([columns[rows == i].mean() for i in range(len(source))])
+
+
+@njit(cache=True)
+def _walk(distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cheapest way from corner to corner by steps down, right and (at one and a half times the cost, not twice) both."""
+    rows, columns = distance.shape
+    total = np.full((rows, columns), np.inf)
+    step = np.zeros((rows, columns), np.int8)
+    total[0, 0] = distance[0, 0]
+    for i in range(rows):
+        for j in range(columns):
+            here = distance[i, j]
+            if i > 0 and j > 0 and total[i - 1, j - 1] + 1.5 * here < total[i, j]:
+                total[i, j], step[i, j] = total[i - 1, j - 1] + 1.5 * here, 0
+            if i > 0 and total[i - 1, j] + here < total[i, j]:
+                total[i, j], step[i, j] = total[i - 1, j] + here, 1
+            if j > 0 and total[i, j - 1] + here < total[i, j]:
+                total[i, j], step[i, j] = total[i, j - 1] + here, 2
+    way_i, way_j = [rows - 1], [columns - 1]
+    i, j = rows - 1, columns - 1
+    while i > 0 or j > 0:
+        s = step[i, j]
+        i, j = i - (s != 2), j - (s != 1)
+        way_i.append(i)
+        way_j.append(j)
+    return np.array(way_i[::-1]), np.array(way_j[::-1])
