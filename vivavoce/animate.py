@@ -81,7 +81,7 @@ class Animator:
 
     @classmethod
     def load(cls, weights: Path | None = None) -> Animator:
-        """Models from a folder with face.safetensors, phonetic.safetensors and motion.safetensors; by default the ones that ship."""
+        """Models from a folder with face, phonetic and motion.safetensors; by default the ones that ship."""
         folder = weights or Path(str(resources.files("vivavoce") / "weights"))
         for name in ("face.safetensors", "phonetic.safetensors", "motion.safetensors"):
             if not (folder / name).is_file():

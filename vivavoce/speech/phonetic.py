@@ -28,9 +28,9 @@ PhoneticState = tuple[Tensor, ...]
 class PhoneticNetwork(nn.Module):
     """Log-mel features to a bottleneck per frame, and to phone logits that are linear in it.
 
-    A convolution over time, then residual blocks of a depthwise convolution over time, a norm over channels, and two layers over
-    channels. Every convolution reaches mostly back; ``ahead`` of them reach one frame ahead, so that the whole network's output for
-    frame i needs the input up to frame i + ``ahead``. All convolutions are valid ones: what lies before the sound is given as input.
+    A convolution over time, then residual blocks of a depthwise convolution over time, a norm and two layers over channels. Every
+    convolution reaches mostly back; ``ahead`` of them reach one frame ahead, so that the output for frame i needs the input up to
+    frame i + ``ahead``. All convolutions are valid ones: what lies before the sound is given as input.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class PhoneticNetwork(nn.Module):
 
     def forward(self, spectra: Float[Tensor, "b t+past+ahead c"]) -> Float[Tensor, "b t d"]:
         """Bottleneck features of the frames whose whole context is there."""
-        hidden = functional.gelu(self.stem(spectra.transpose(1, 2)))
+        hidden = functional.hardswish(self.stem(spectra.transpose(1, 2)))
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(self.narrow(hidden.transpose(1, 2)))
@@ -83,7 +83,7 @@ class PhoneticNetwork(nn.Module):
         config = self.config
         hidden = silence.expand(1, config.past + config.ahead + 1, -1).transpose(1, 2)
         state = [hidden[..., 1 - config.stem_kernel :]]
-        hidden = functional.gelu(self.stem(hidden))
+        hidden = functional.hardswish(self.stem(hidden))
         for block in self.blocks:
             state.append(hidden[..., 1 - config.kernel :])
             hidden = block(hidden)
@@ -94,7 +94,7 @@ class PhoneticNetwork(nn.Module):
         """``n`` further inputs in, as many bottleneck features out: those of ``ahead`` frames earlier."""
         heard = torch.cat([state[0], spectra.T[None]], 2)
         after = [heard[..., heard.shape[2] - state[0].shape[2] :]]
-        hidden = functional.gelu(self.stem(heard))
+        hidden = functional.hardswish(self.stem(heard))
         for block, past in zip(self.blocks, state[1:], strict=True):
             heard = torch.cat([past, hidden], 2)
             after.append(heard[..., heard.shape[2] - past.shape[2] :])
@@ -125,7 +125,7 @@ class PhoneticBlock(nn.Module):
         self.time = nn.Conv1d(config.width, config.width, config.kernel, groups=config.width)
         self.norm = nn.LayerNorm(config.width)
         self.mlp = nn.Sequential(
-            nn.Linear(config.width, config.expansion * config.width), nn.GELU(),
+            nn.Linear(config.width, config.expansion * config.width), nn.Hardswish(),
             nn.Linear(config.expansion * config.width, config.width),
         )
 

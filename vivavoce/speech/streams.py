@@ -33,8 +33,9 @@ class SpeechStreams:
     of how the sound was cut. The encoder holds constants only and may be shared.
     """
 
-    def __init__(self, network: PhoneticNetwork):
-        self.network, self.analysis = network.eval(), Analysis()
+    def __init__(self, network: PhoneticNetwork, block: int = BLOCK):
+        """``block``: features computed at a time, see `Analysis`."""
+        self.network, self.analysis, self._block = network.eval(), Analysis(block), block
         spec = self.analysis.spec
         self.spec = SpeechSpec(
             sample_rate_hz=spec.sample_rate_hz, rate_hz=spec.rate_hz,
@@ -45,15 +46,14 @@ class SpeechStreams:
         self._silence = second[len(second) // 2]
 
     @classmethod
-    def load(cls, weights: Path) -> SpeechStreams:
+    def load(cls, weights: Path, block: int = BLOCK) -> SpeechStreams:
         """The encoder with the phonetic network saved in a file."""
-        return cls(PhoneticNetwork.load(weights))
+        return cls(PhoneticNetwork.load(weights), block)
 
     def start(self) -> StreamsState:
         silence = self._silence[: acoustic.WIDTH]
-        return StreamsState(
-            analysis=self.analysis.start(), phonetic=self.network.start(silence), pending=self._silence.new_zeros(0, len(self._silence))
-        )
+        pending = self._silence.new_zeros(0, len(self._silence))
+        return StreamsState(analysis=self.analysis.start(), phonetic=self.network.start(silence), pending=pending)
 
     @torch.inference_mode()
     def step(self, samples: Float[Tensor, " t"], state: StreamsState, *, last: bool = False) -> tuple[Track, StreamsState]:
@@ -64,11 +64,11 @@ class SpeechStreams:
         known = torch.cat([state.pending, analysed])
         ahead = self.network.config.ahead
         if last:  # silence follows
-            spare = -(len(analysed) + ahead) % BLOCK
+            spare = -(len(analysed) + ahead) % self._block
             analysed = torch.cat([analysed, self._silence.expand(ahead + spare, -1)])
         phonetic, parts = state.phonetic, [known.new_zeros(0, self.network.config.bottleneck)]
-        for begin in range(0, len(analysed), BLOCK):
-            part, phonetic = self.network.step(analysed[begin : begin + BLOCK, : acoustic.WIDTH], phonetic)
+        for begin in range(0, len(analysed), self._block):
+            part, phonetic = self.network.step(analysed[begin : begin + self._block, : acoustic.WIDTH], phonetic)
             parts.append(part)
         heard = torch.cat(parts)
         heard = heard[max(0, ahead - round(track.start * RATE_HZ)) :]  # the first outputs belong to frames before the sound

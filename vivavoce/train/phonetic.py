@@ -27,14 +27,15 @@ from vivavoce.train.loop import Run, Schedule, mixed_precision
 
 BULK = 50  # features analysed at a time
 SHARD = 400  # utterances in a cache file
+NEPERS = float(np.log(10)) / 10  # of power, in a decibel
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhoneticRecipe:
     """How the phonetic network is trained. ``corpus``: folder made by `vivavoce train corpus`; ``out``: features, checkpoint, log.
 
-    ``recorded``: share of the windows that are human speech. ``copies``: disguised copies of each
-    recorded utterance; ``disguised``: share of the synthetic ones that are.
+    ``recorded``: share of the windows that are human speech. ``copies``: disguised copies of each recorded utterance;
+    ``disguised``: share of the synthetic ones that are.
     """
 
     corpus: Path
@@ -184,21 +185,22 @@ def disguised(spectra: Float[Tensor, "b n c"], rng: np.random.Generator) -> Floa
     count, frames, _ = spectra.shape
     mean, deviation = torch.tensor(Acoustic.mean_db), torch.tensor(Acoustic.deviation_db)
     level = spectra.view(count, frames, HOPS, BANDS) * deviation + mean  # dB over the speaker's level
-    band = torch.arange(BANDS, dtype=torch.float32)
-    place = (band * torch.from_numpy(rng.uniform(0.88, 1.12, (count, 1))).float()).clamp(0, BANDS - 1.001)
+    band = np.arange(BANDS)
+    place = torch.from_numpy((band * rng.uniform(0.88, 1.12, (count, 1))).clip(0, BANDS - 1.001)).float()
     low = place.long()
     part = (place - low)[:, None, None]
     index = low[:, None, None].expand(-1, frames, HOPS, -1)
     level = level.gather(3, index) * (1 - part) + level.gather(3, index + 1) * part
-    bend = rng.normal(0, 3, (count, 1)) * (np.arange(BANDS) / BANDS - 0.5) * 4
+    tilts = (band / BANDS - 0.5) * 4
+    bend = rng.normal(0, 3, (count, 1)) * tilts + rng.normal(0, 3, (count, 1))
     for _ in range(3):
         centre, wide = rng.uniform(0, BANDS, (count, 1)), rng.uniform(3, 10, (count, 1))
-        bend += rng.normal(0, 3, (count, 1)) * np.exp(-(((np.arange(BANDS) - centre) / wide) ** 2))
-    noise = rng.uniform(-70, -8, (count, 1)) + rng.normal(0, 6, (count, 1)) * (np.arange(BANDS) / BANDS - 0.5) * 4
+        bend += rng.normal(0, 3, (count, 1)) * np.exp(-(((band - centre) / wide) ** 2))
+    noise = rng.uniform(-70, -8, (count, 1)) + rng.normal(0, 6, (count, 1)) * tilts
+    level = level + torch.from_numpy(bend).float()[:, None, None]
     steady = torch.from_numpy(noise).float()[:, None, None] + 5.0 * torch.randn(level.shape)
-    level = torch.logaddexp((level + torch.from_numpy(bend).float()[:, None, None]) * (np.log(10) / 10), steady * (np.log(10) / 10))
-    level = (level * (10 / np.log(10)) + torch.from_numpy(rng.normal(0, 3, (count, 1, 1, 1))).float()).clamp(-RANGE_DB, RANGE_DB / 2)
-    out = ((level - mean) / deviation).flatten(2)
+    level = torch.logaddexp(level * NEPERS, steady * NEPERS) / NEPERS
+    out = ((level.clamp(-RANGE_DB, RANGE_DB / 2) - mean) / deviation).flatten(2)
     for row in range(count):
         for _ in range(int(rng.integers(3))):
             first = int(rng.integers(frames))
@@ -226,7 +228,6 @@ def accuracy(network: PhoneticNetwork, heldout: Iterable[Labelled]) -> dict[str,
         spoken = utterance.phones.long() > SILENCE
         truth = utterance.phones.long()[spoken]
         right = [(posterior[spoken].argmax(-1) == truth).sum(), (looks[spoken].argmax(-1) == visemes[truth]).sum()]
-        counts[f"{'recorded' if utterance.recorded else 'synthetic'} {utterance.language}"] += [*map(float, right), float(spoken.sum())]
-    return {
-        key: {"phones": float(a / n), "visemes": float(b / n), "frames": float(n)} for key, (a, b, n) in sorted(counts.items())
-    }
+        kind = "recorded" if utterance.recorded else "synthetic"
+        counts[f"{kind} {utterance.language}"] += [*map(float, right), float(spoken.sum())]
+    return {k: {"phones": float(a / n), "visemes": float(b / n), "frames": float(n)} for k, (a, b, n) in sorted(counts.items())}
