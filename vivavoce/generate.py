@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,8 @@ from torch import Tensor
 from vivavoce.flow.guide import guided, pinned, with_prefix
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.latent.motion import Layout
+from vivavoce.nets.condition import Condition
+from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 
@@ -24,12 +27,13 @@ from vivavoce.nets.motion import MotionTransformer
 class GeneratorState:
     """What the generation for one listener remembers.
 
-    ``features``: from ``history`` before the prefix's first frame on. ``prefix``: the latest motion, normalised. ``done``: motion
-    frames generated so far.
+    ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
+    latest motion, normalised, for each seed. ``done``: motion frames generated so far.
     """
 
-    features: Float[Tensor, "1 s w"]
-    prefix: Float[Tensor, "1 p d"]
+    heard: Float[Tensor, "1 s v"]
+    memory: Memory
+    prefix: Float[Tensor, "b p d"]
     done: int = 0
 
 
@@ -68,24 +72,24 @@ class MotionGenerator:
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
         self.scale = std * layout.spread({**unchanged, **windows.amplitude})
 
-    def start(self) -> GeneratorState:
+    def start(self, seeds: int = 1) -> GeneratorState:
         """Before the first feature there was silence."""
-        history = self.net.config.levels.history
-        return GeneratorState(self.silence.expand(1, history, -1).clone(), self.mean.new_zeros(1, 0, self.layout.width))
+        return self._after_silence(self.mean.new_zeros(seeds, 0, self.layout.width), 0)
 
     def resume(self, motion: Float[Tensor, "1 t d"], frame: int) -> GeneratorState:
         """State for new speech from motion frame ``frame`` on, after (denormalised, packed) ``motion`` and silence."""
-        known = ((motion - self.mean) / self.scale)[:, max(0, motion.shape[1] - self.windows.prefix) :]
+        return self._after_silence(((motion - self.mean) / self.scale)[:, max(0, motion.shape[1] - self.windows.prefix) :], frame)
+
+    def _after_silence(self, known: Float[Tensor, "b p d"], frame: int) -> GeneratorState:
         levels = self.net.config.levels
-        features = self.silence.expand(1, levels.history + levels.stride * known.shape[1], -1)
-        return GeneratorState(features.clone(), known, frame)
+        silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
+        return GeneratorState(silence.clone(), Memory.start(levels), known, frame)
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
         still = self.layout.spread({name: float(name in ("cheeks_brows", "eyelids", "gaze")) for name in self.layout.widths})
         return packed - still * self.mean
 
-    @torch.inference_mode()
     def step(
         self, features: Float[Tensor, "1 s w"], state: GeneratorState, *, seed: int, last: bool = False,
         steps: int | None = None, guidance: float | None = None,
@@ -94,37 +98,53 @@ class MotionGenerator:
 
         With ``last`` silence follows, until there is a motion frame for every ``stride`` features.
         """
+        return self._step(features, state, (seed,), last, steps, guidance)
+
+    def samples(
+        self, features: Float[Tensor, "1 s w"], seeds: Sequence[int], *, steps: int | None = None, guidance: float | None = None
+    ) -> Float[Tensor, "n t d"]:
+        """What `step` makes of a whole recording with each of the seeds, side by side: cheaper, and equal up to rounding."""
+        return self._step(features, self.start(len(seeds)), seeds, True, steps, guidance)[0]
+
+    @torch.inference_mode()
+    def _step(
+        self, features: Tensor, state: GeneratorState, seeds: Sequence[int], last: bool, steps: int | None, guidance: float | None
+    ) -> tuple[Tensor, GeneratorState]:
         levels, hop = self.net.config.levels, self.windows.hop
-        heard = torch.cat([state.features, features], 1)
+        new, memory = hear(features[0], state.memory, levels)
+        heard = torch.cat([state.heard, new[None]], 1)
         total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
         if last:
-            heard = torch.cat([heard, self.silence.expand(1, (hop + 1) * levels.stride + levels.lookahead, -1)], 1)
-        made = [state.prefix[:, :0]]
+            quiet, memory = hear(self.silence.expand((hop + 1) * levels.stride + levels.lookahead, -1), memory, levels)
+            heard = torch.cat([heard, quiet[None]], 1)
+        prefix, done = state.prefix, state.done
+        made = [prefix[:, :0]]
         while made_frames(made) < total:
-            span = levels.stride * (state.prefix.shape[1] + hop - 1) + 1 + levels.history + levels.lookahead
+            span = levels.stride * (prefix.shape[1] + hop - 1) + 1 + levels.history + levels.lookahead
             if heard.shape[1] < span:
                 break
-            window = self._window(heard[:, :span], state, seed, steps or self.windows.steps, guidance)
+            window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
             made.append(window)
-            known = torch.cat([state.prefix, window], 1)
+            known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
-            heard = heard[:, dropped * levels.stride :]
-            state = GeneratorState(heard, known[:, dropped:], state.done + hop)
+            heard, prefix, done = heard[:, dropped * levels.stride :], known[:, dropped:], done + hop
         motion = torch.cat(made, 1)
         if last:
             motion = motion[:, : max(total, 0)]
-        return motion * self.scale + self.mean, GeneratorState(heard.clone(), state.prefix, state.done)
+        return motion * self.scale + self.mean, GeneratorState(heard.clone(), memory, prefix, done)
 
-    def _window(self, speech: Tensor, state: GeneratorState, seed: int, steps: int, guidance: float | None) -> Tensor:
-        hop, known = self.windows.hop, state.prefix.shape[1]
+    def _window(
+        self, heard: Tensor, prefix: Tensor, done: int, seeds: Sequence[int], steps: int, guidance: float | None
+    ) -> Float[Tensor, "b t d"]:
+        hop, known = self.windows.hop, prefix.shape[1]
         yes = torch.ones(1, dtype=torch.bool)
-        condition = self.net.listen(speech, self.style[None], known + hop, has_speech=yes, has_style=yes)
-        fresh = frame_noise(seed, range(state.done, state.done + hop), self.layout.width) * self.noise_scale
-        start = with_prefix(torch.cat([state.prefix, fresh[None]], 1), state.prefix)
+        condition = self.net.listen(heard, self.style[None], known + hop, has_speech=yes, has_style=yes)
+        fresh = torch.stack([frame_noise(seed, range(done, done + hop), self.layout.width) for seed in seeds])
+        start = with_prefix(torch.cat([prefix, fresh * self.noise_scale], 1), prefix)
         scale = self.windows.guidance if guidance is None else guidance
-        velocity = pinned(guided(self.net, {"speech": scale}), state.prefix)
+        velocity = pinned(guided(self.net, {"speech": scale}), prefix)
         times = [i / steps for i in range(steps + 1)]
-        return integrate(velocity, start, condition, times=times, step=euler)[:, known:]
+        return integrate(velocity, start, Condition.stack([condition] * len(seeds)), times=times, step=euler)[:, known:]
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Weights, statistics and configuration in one safetensors file."""
@@ -139,18 +159,24 @@ class MotionGenerator:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             config = json.loads((file.metadata() or {})["config"])
-        net = MotionTransformer(net_config(config["net"]))
+        try:
+            net = MotionTransformer(net_config(config["net"]))
+            windows = WindowConfig(**config["windows"])
+        except TypeError as error:
+            raise ValueError(f"{path} is of another version of vivavoce ({error}): train the network again") from error
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         return cls(
-            net, Layout(config["layout"]), WindowConfig(**config["windows"]),
+            net, Layout(config["layout"]), windows,
             mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
         )
 
 
-def net_config(values: Mapping) -> MotionTransformer.Config:
-    """The configuration from its JSON; unknown keys raise."""
+def net_config(values: Mapping[str, Any]) -> MotionTransformer.Config:
+    """The configuration from its JSON; TypeError where keys are unknown."""
     levels = dict(values["levels"])
-    levels["kernels"] = tuple(levels["kernels"])
+    for name in ("listen", "widths"):
+        if name in levels:
+            levels[name] = tuple(tuple(v) if isinstance(v, list) else v for v in levels[name])
     return MotionTransformer.Config(**{**values, "levels": LevelsConfig(**levels)})
 
 
