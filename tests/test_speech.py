@@ -15,10 +15,10 @@ from vivavoce.speech.acoustic import BANDS, HIGH_HZ, LOW_HZ, Acoustic
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, features
 from vivavoce.speech.level import HEADROOM_DB, PRIOR_DBFS, LevelState, follow
 from vivavoce.speech.prosody import Prosody
-from vivavoce.speech.streams import SpeechStreams
+from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.syllables import SyllableState
 
-ENCODER = SpeechStreams()
+ENCODER = Analysis()
 HOP = SAMPLE_RATE_HZ // RATE_HZ
 
 

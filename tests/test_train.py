@@ -13,13 +13,13 @@ import torch
 from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel, lip_opening
 from vivavoce.latent.motion import Layout
+from vivavoce.nets.levels import LevelsConfig
+from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
-from vivavoce.speech.streams import SpeechStreams
 from vivavoce.train.data import (
     PLAIN,
     Augmentation,
     Example,
-    augment_sound,
     blinking,
     examples_of,
     load_examples,
@@ -32,7 +32,8 @@ from vivavoce.train.data import (
     track_clips,
     without_blinks,
 )
-from vivavoce.train.motion import MotionRecipe, Sampler, cut, statistics, train_motion
+from vivavoce.train.disguise import disguise
+from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, statistics, train_motion
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def toy_examples(model: FaceModel, count: int = 6) -> list[Example]:
         loud = torch.rand(10, generator=generator).repeat_interleave(10)
         sound = 0.3 * torch.randn(4 * SAMPLE_RATE_HZ, generator=generator) * loud.repeat_interleave(4 * SAMPLE_RATE_HZ // 100)
         motion = loud[:, None] * torch.linspace(-1, 1, layout.width) + 0.01 * torch.randn(100, layout.width, generator=generator)
-        speech = features(SpeechStreams(), sound).values[0]
+        speech = features(Analysis(), sound).values[0]
         style = style_of(motion.numpy(), layout)
         examples.append(Example(person=f"p{i % 3}", clip=f"c{i}", motion=motion, speech=speech, first=0, style=style))
     return examples
@@ -62,7 +63,7 @@ def toy_examples(model: FaceModel, count: int = 6) -> list[Example]:
 def toy_recipe(out: Path, model: FaceModel, **changes: float) -> MotionRecipe:
     out.mkdir(parents=True)
     save_examples(toy_examples(model), out / "examples-train.safetensors")
-    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3)
+    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3, listen=("acoustic", "prosodic"))
     return replace(recipe, **changes)
 
 
@@ -78,12 +79,12 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
         if step == 5:
             raise Stopped
 
-    unbroken = train_motion(toy_recipe(tmp_path / "a", model), model, quiet, quiet)
+    unbroken = train_motion(toy_recipe(tmp_path / "a", model), model, Analysis(), quiet, quiet)
     recipe = toy_recipe(tmp_path / "b", model)
     with pytest.raises(Stopped):
-        train_motion(recipe, model, stop, quiet)
+        train_motion(recipe, model, Analysis(), stop, quiet)
     said: list[str] = []
-    resumed = train_motion(recipe, model, quiet, said.append)
+    resumed = train_motion(recipe, model, Analysis(), quiet, said.append)
     assert said[0] == "going on at step 3"
     from safetensors.torch import load_file
 
@@ -93,7 +94,7 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
 
 def test_training_learns(model: FaceModel, tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path / "a", model, steps=60, batch=8, warmup=5, checkpoint_every=15)
-    train_motion(recipe, model, quiet, quiet)
+    train_motion(recipe, model, Analysis(), quiet, quiet)
     losses = [json.loads(line)["loss"] for line in (recipe.out / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 4
     assert losses[-1] < 0.75 * losses[0]
@@ -113,8 +114,8 @@ def test_a_person_is_sampled_by_who_not_by_how_much(model: FaceModel) -> None:
     recipe = MotionRecipe(data=Path("."), out=Path("."), person_power=0.0)
     examples = [*toy_examples(model, 2), *[replace(e, person="often") for e in toy_examples(model, 6) for _ in range(10)]]
     mean, std, style_mean, style_std = statistics(examples, recipe)
-    levels = Animator.load().generator.net.config.levels
-    sampler = Sampler(examples, levels, torch.zeros(89), mean, std, style_mean, style_std, 0.0)
+    levels = LevelsConfig(streams=dict(Analysis().spec.streams), listen=("acoustic", "prosodic"))
+    sampler = Sampler(examples, levels, torch.zeros(Analysis().spec.width), mean, std, style_mean, style_std, 0.0)
     np.testing.assert_allclose(sampler.person_weight, 1 / 3)
 
 
@@ -159,15 +160,27 @@ def test_mirroring_twice_is_nothing_and_once_swaps_sides(model: FaceModel) -> No
     assert mirrored(points, 400.0, pairs)[0, 33, 0] == pytest.approx(400 - points[0, 263, 0])
 
 
-def test_sound_augmentation_is_seeded_and_keeps_the_words() -> None:
+def test_a_disguise_is_seeded_keeps_the_words_and_says_how_long_they_last() -> None:
     sound = torch.sin(torch.arange(SAMPLE_RATE_HZ) * 0.05) * torch.linspace(0, 0.5, SAMPLE_RATE_HZ)
-    how = Augmentation(tempo=1.0, mirror=False, tilt_db=3.0, noise_db=30.0, room=0.1, seed=4)
-    assert torch.equal(augment_sound(sound, PLAIN), sound)
-    changed = augment_sound(sound, how)
-    assert torch.equal(changed, augment_sound(sound, how))
-    assert 0.8 < float(np.corrcoef(changed, sound)[0, 1]) < 0.9999
-    fast = augment_sound(sound, replace(how, tempo=1.12))
-    assert len(fast) == pytest.approx(len(sound) / 1.12, abs=2)
+    for seed in range(8):
+        changed, stretch = disguise(sound, [sound], np.random.default_rng(seed))
+        again, _ = disguise(sound, [sound], np.random.default_rng(seed))
+        assert torch.equal(changed, again)
+        assert len(changed) == pytest.approx(len(sound) * stretch, abs=1)
+        assert torch.isfinite(changed).all()
+        assert changed[len(changed) // 2 :].square().mean() > changed[: len(changed) // 2].square().mean()  # it still grows
+
+
+def test_loss_weights_share_a_regions_weight_out_by_what_moves(model: FaceModel) -> None:
+    layout = Layout.of(model.widths())
+    recipe = MotionRecipe(data=Path("."), out=Path("."), energy_power=1.0)
+    weight = loss_weight(recipe, layout, model, torch.ones(layout.width))
+    assert float(weight.mean()) == pytest.approx(1.0)
+    fields = layout.unpack(weight)
+    assert fields.lips_jaw[0] > 3 * fields.lips_jaw[-1]  # the first direction moves the most
+    equal = layout.unpack(loss_weight(replace(recipe, energy_power=0.0), layout, model, torch.ones(layout.width)))
+    torch.testing.assert_close(fields.lips_jaw.sum(), equal.lips_jaw.sum())
+    assert equal.lips_jaw.std() < 1e-6
 
 
 def test_a_recording_becomes_an_example_with_its_lips(model: FaceModel, recordings: Path, tmp_path: Path) -> None:
@@ -176,13 +189,16 @@ def test_a_recording_becomes_an_example_with_its_lips(model: FaceModel, recordin
     again = track_clips([clip], tmp_path, quiet)[clip.name]  # from the cache
     np.testing.assert_array_equal(points, again)
     layout = Layout.of(model.widths())
-    plain, = examples_of(clip, points, model, PLAIN, mirror_pairs(model))
+    plain, = examples_of(clip, points, model, Analysis(), PLAIN, mirror_pairs(model))
     lips = layout.unpack(plain.motion).expression()
     opening = lip_opening(model.mean + model.displacement({k: v.numpy() for k, v in lips.items()}))
     assert np.corrcoef(opening, lip_opening(points))[0, 1] > 0.97
-    how = Augmentation(tempo=1.12, mirror=True, tilt_db=0.0, noise_db=40.0, room=0.0, seed=1)
-    fast, = examples_of(clip, points, model, how, mirror_pairs(model))
-    assert len(fast.motion) == int(len(plain.motion) / 1.12)
+    how = Augmentation(mirror=True, seed=1)
+    other, = examples_of(clip, points, model, Analysis(), how, mirror_pairs(model), [clip])
+    assert other.speech is not None
+    # Whatever the disguise did to the tempo, the motion has gone along.
+    assert len(other.speech) / len(other.motion) == pytest.approx(2.0, abs=0.05)
+    assert len(other.motion) != len(plain.motion)
     assert plain.speech is not None
     assert len(plain.speech) >= 2 * len(plain.motion) - 2
 

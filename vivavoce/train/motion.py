@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.generate import MotionGenerator, WindowConfig
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
+from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.speech.encoder import SpeechEncoder, features
@@ -65,6 +67,11 @@ class MotionRecipe:
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.
     liveliness: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    listen: tuple[str, ...] = ("phonetic", "prosodic")  # these and the next four: see `LevelsConfig`, `MotionTransformer.Config`
+    widths: tuple[tuple[int, int], ...] = LevelsConfig.widths
+    memory: int | None = LevelsConfig.memory
+    selector: Literal["learned", "uniform"] = "learned"
+    injection: Literal["film", "attention"] = "film"
     dropout: float = 0.1
     checkpoint_every: int = 500
     seed: int = 0
@@ -86,7 +93,9 @@ class Sampler:
 
     def __init__(self, examples: Sequence[Example], levels: LevelsConfig, silence: Tensor, mean: Tensor, std: Tensor,
                  style_mean: Tensor, style_std: Tensor, person_power: float):
-        self.examples, self.levels, self.silence = examples, levels, silence
+        heard = {id(e.speech): hear_all(e.speech, levels) for e in examples if e.speech is not None}
+        self.examples = [replace(e, speech=heard.get(id(e.speech))) for e in examples]
+        self.levels, self.silence = levels, hear_silence(silence, levels)
         self.mean, self.std, self.style_mean, self.style_std = mean, std, style_mean, style_std
         people: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
@@ -163,8 +172,8 @@ def train_motion(
 ) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
 
-    ``model`` and ``encoder`` must be those that the weights will be used with. A run that is interrupted and started again gives the
-    weights of one that was not.
+    ``model`` and ``encoder`` must be those that the weights will be used with. A run that is interrupted and started again gives
+    the weights of one that was not.
     """
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -172,13 +181,17 @@ def train_motion(
     layout = Layout.of(model.widths())
     spec = encoder.spec
     silence = features(encoder, torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
-    levels = LevelsConfig(streams=dict(spec.streams), dropout=recipe.dropout)
-    mean, std, style_mean, style_std = statistics(examples, recipe)
-    net = MotionTransformer(
-        MotionTransformer.Config(event=layout.width, levels=levels, style=len(style_mean), dropout=recipe.dropout)
+    levels = LevelsConfig(
+        streams=dict(spec.streams), listen=recipe.listen, widths=recipe.widths, memory=recipe.memory, dropout=recipe.dropout
     )
+    mean, std, style_mean, style_std = statistics(examples, recipe)
+    net = MotionTransformer(MotionTransformer.Config(
+        event=layout.width, levels=levels, style=len(style_mean), dropout=recipe.dropout, selector=recipe.selector,
+        injection=recipe.injection,
+    ))
     schedule = Schedule(
-        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay, ema=recipe.ema
+        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay,
+        ema=recipe.ema,
     )
     run = Run(net, schedule, recipe.out / "checkpoint.pt")
     if run.restore():
@@ -210,8 +223,8 @@ def train_motion(
 def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Tensor) -> Tensor:
     """Weight of each packed number, mean 1: the field's, shared out over its coefficients by how far they move the landmarks.
 
-    Coefficient k counts (std_k^2 sum_n importance_n^2 |B_kn|^2) ** ``recipe.energy_power`` within its region: at power 0 all alike,
-    at 1 the loss is the squared error of the region's landmarks.
+    Coefficient k counts (std_k^2 sum_n importance_n^2 |B_kn|^2) ** ``recipe.energy_power`` within its region: at power 0 all
+    alike, at 1 the loss is the squared error of the region's landmarks.
     """
     energy = {r: ((b * model.importance[None, :, None]) ** 2).sum((1, 2)) for r, b in model.expression.items()}
     parts = []

@@ -19,7 +19,7 @@ from vivavoce.speech import acoustic
 from vivavoce.speech.acoustic import BANDS, HOPS, RANGE_DB, Acoustic
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, features
-from vivavoce.speech.phones import PHONES, SILENCE, VISEME_OF
+from vivavoce.speech.phones import SILENCE, VISEME_OF
 from vivavoce.speech.phonetic import PhoneticNetwork
 from vivavoce.train.corpus import Progress, Utterance, phones_at, read_corpus
 from vivavoce.train.disguise import disguise
@@ -44,6 +44,7 @@ class PhoneticRecipe:
     batch: int = 48
     frames: int = 250
     learning_rate: float = 2e-3
+    warmup: int = 100
     recorded: float = 0.45
     copies: int = 3
     disguised: float = 0.6
@@ -63,7 +64,9 @@ class Labelled:
     phones: Int[Tensor, " n"]  # int8
 
 
-def train_phonetic(recipe: PhoneticRecipe, progress: Progress, report: Callable[[str], None]) -> Path:
+def train_phonetic(
+    recipe: PhoneticRecipe, config: PhoneticNetwork.Config, progress: Progress, report: Callable[[str], None]
+) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses and held-out accuracies go to ``out/log.jsonl``.
 
     A run that is interrupted and started again gives the weights of one that was not.
@@ -71,8 +74,9 @@ def train_phonetic(recipe: PhoneticRecipe, progress: Progress, report: Callable[
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     train, heldout = (labelled(recipe, split, progress) for split in ("train", "heldout"))
-    network = PhoneticNetwork(PhoneticNetwork.Config(phones=len(PHONES)))
-    run = Run(network, Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate), recipe.out / "checkpoint.pt")
+    network = PhoneticNetwork(config)
+    schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup)
+    run = Run(network, schedule, recipe.out / "checkpoint.pt")
     if run.restore():
         report(f"going on at step {run.step}")
     sampler = Windows(train, network.config, recipe)
@@ -80,6 +84,7 @@ def train_phonetic(recipe: PhoneticRecipe, progress: Progress, report: Callable[
     clock = time.monotonic()
     while not run.done:
         rng = np.random.default_rng((recipe.seed, run.step))  # by step, so that a resumed run draws what an unbroken one would
+        torch.manual_seed(int(rng.integers(2**62)))
         spectra, phones = sampler.draw(rng)
         with mixed_precision():
             bottleneck = network.train()(disguised(spectra, rng))
