@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vivavoce.speech import acoustic, prosody, syllables
 from vivavoce.speech.acoustic import BANDS, HIGH_HZ, LOW_HZ, Acoustic
+from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, features
 from vivavoce.speech.level import HEADROOM_DB, PRIOR_DBFS, LevelState, follow
 from vivavoce.speech.prosody import Prosody
-from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.syllables import SyllableState
 
 ENCODER = Analysis()

@@ -63,7 +63,8 @@ def toy_examples(model: FaceModel, count: int = 6) -> list[Example]:
 def toy_recipe(out: Path, model: FaceModel, **changes: float) -> MotionRecipe:
     out.mkdir(parents=True)
     save_examples(toy_examples(model), out / "examples-train.safetensors")
-    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3, listen=("acoustic", "prosodic"))
+    levels = {"listen": ("acoustic", "prosodic")}
+    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3, levels=levels)
     return replace(recipe, **changes)
 
 

@@ -199,10 +199,34 @@ class TrainMotion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainPhonetic:
+    """Train the network that hears which sounds are being spoken, on a corpus of speech with timed phones."""
+
+    corpus: Annotated[Positional[Path], arg(metavar="CORPUS", help_behavior_hint="")]
+    """Folder made by `vivavoce train corpus`."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for features, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_phonetic(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
-    model: Annotated[TrainFace, subcommand("face")] | Annotated[TrainMotion, subcommand("motion")]
+    model: (
+        Annotated[TrainFace, subcommand("face")]
+        | Annotated[TrainPhonetic, subcommand("phonetic")]
+        | Annotated[TrainMotion, subcommand("motion")]
+    )
 
     def run(self) -> None:
         self.model.run()

@@ -24,6 +24,7 @@ from vivavoce.media.files import check_writable
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
+from vivavoce.speech.streams import SpeechStreams
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
@@ -97,6 +98,23 @@ def train_face(options: cli.TrainFace) -> None:
     print(f"{weights}: learned")
 
 
+def train_phonetic(options: cli.TrainPhonetic) -> None:
+    """Runs the recipe of the phonetic network, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.speech.phones import PHONES
+    from vivavoce.speech.phonetic import PhoneticNetwork
+    from vivavoce.train.corpus import read_corpus
+    from vivavoce.train.phonetic import PhoneticRecipe, train_phonetic
+
+    read_corpus(options.corpus, "train")  # before the folder for the results is made
+    recipe = PhoneticRecipe(corpus=options.corpus, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        weights = train_phonetic(recipe, PhoneticNetwork.Config(phones=len(PHONES)), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
+
+
 def train_motion(options: cli.TrainMotion) -> None:
     """Runs the recipe of the motion network, which goes on where an earlier run in the same folder stopped."""
     from vivavoce.train.data import read_manifest
@@ -106,10 +124,11 @@ def train_motion(options: cli.TrainMotion) -> None:
     recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    own = options.output / "face.safetensors"
-    model = FaceModel.load(own if own.is_file() else Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
+    shipped = Path(str(resources.files("vivavoce") / "weights"))
+    names = ("face.safetensors", "phonetic.safetensors")
+    face, phonetic = (own if (own := options.output / name).is_file() else shipped / name for name in names)
     with reporter() as report:
-        weights = train_motion(recipe, model, report, report.say)
+        weights = train_motion(recipe, FaceModel.load(face), SpeechStreams.load(phonetic), report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
 
 

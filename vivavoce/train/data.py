@@ -212,7 +212,8 @@ def room_tone(seconds: float, rng: np.random.Generator | None) -> Float[torch.Te
 
 
 def examples_of(
-    clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, encoder: SpeechEncoder, how: Augmentation, pairs: np.ndarray
+    clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, encoder: SpeechEncoder,
+    how: Augmentation, pairs: np.ndarray, others: Sequence[Clip] = (),
 ) -> list[Example]:
     """The usable stretches of one clip under one augmentation.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,11 +68,8 @@ class MotionRecipe:
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.
     liveliness: tuple[float, float, float] = (0.0, 0.0, 1.0)
-    listen: tuple[str, ...] = ("phonetic", "prosodic")  # these and the next four: see `LevelsConfig`, `MotionTransformer.Config`
-    widths: tuple[tuple[int, int], ...] = LevelsConfig.widths
-    memory: int | None = LevelsConfig.memory
-    selector: Literal["learned", "uniform"] = "learned"
-    injection: Literal["film", "attention"] = "film"
+    levels: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of LevelsConfig
+    net: Mapping[str, Any] = field(default_factory=dict)  # and of MotionTransformer.Config
     dropout: float = 0.1
     checkpoint_every: int = 500
     seed: int = 0
@@ -141,22 +139,30 @@ def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor,
 def prepare(
     recipe: MotionRecipe, split: str, model: FaceModel, encoder: SpeechEncoder, progress: Progress
 ) -> list[Example]:
-    """Examples of a split under all its augmentations, cached in ``out``; a validation split gets none."""
+    """Examples of a split under all its augmentations; a validation split gets none. Cached in ``out``, clip by clip."""
     cache = recipe.out / f"examples-{split}.safetensors"
     if cache.exists():
         return load_examples(cache)
     clips = read_manifest(recipe.data, split)
     tracks = track_clips(clips, recipe.out / "tracks", progress)
+    parts = recipe.out / f"examples-{split}"
+    parts.mkdir(exist_ok=True)
     pairs, talking = mirror_pairs(model), [c for c in clips if c.talks]
-    rng = np.random.default_rng(recipe.seed)
     most = max({c.person for c in clips}, key=lambda p: sum(c.person == p for c in clips))
     examples: list[Example] = []
     for i, clip in enumerate(clips):
         progress("features", i, len(clips))
-        for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
-            others = [talking[j] for j in rng.integers(len(talking), size=2)]
-            examples += examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
+        part = parts / f"{clip.name}.safetensors"
+        if not part.exists():
+            rng = np.random.default_rng((recipe.seed, i))
+            found: list[Example] = []
+            for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
+                others = [talking[j] for j in rng.integers(len(talking), size=2)]
+                found += examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
+            save_examples(found, part)
+        examples += load_examples(part)
     save_examples(examples, cache)
+    shutil.rmtree(parts)
     return examples
 
 
@@ -168,27 +174,25 @@ def augmentations(most: bool, recipe: MotionRecipe, rng: np.random.Generator) ->
 
 
 def train_motion(
-    recipe: MotionRecipe, model: FaceModel, encoder: SpeechEncoder, progress: Progress, report: Callable[[str], None]
+    recipe: MotionRecipe, model: FaceModel, encoder: SpeechEncoder, progress: Progress, report: Callable[[str], None], *,
+    examples: Sequence[Example] | None = None,
 ) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
 
-    ``model`` and ``encoder`` must be those that the weights will be used with. A run that is interrupted and started again gives
-    the weights of one that was not.
+    ``model`` and ``encoder`` must be those that the weights will be used with; ``examples``: the split `train`, where it is
+    prepared already. A run that is interrupted and started again gives the weights of one that was not.
     """
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    examples = prepare(recipe, "train", model, encoder, progress)
+    examples = examples or prepare(recipe, "train", model, encoder, progress)
     layout = Layout.of(model.widths())
     spec = encoder.spec
     silence = features(encoder, torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
-    levels = LevelsConfig(
-        streams=dict(spec.streams), listen=recipe.listen, widths=recipe.widths, memory=recipe.memory, dropout=recipe.dropout
-    )
+    levels = LevelsConfig(**{"streams": dict(spec.streams), "dropout": recipe.dropout, **recipe.levels})
     mean, std, style_mean, style_std = statistics(examples, recipe)
-    net = MotionTransformer(MotionTransformer.Config(
-        event=layout.width, levels=levels, style=len(style_mean), dropout=recipe.dropout, selector=recipe.selector,
-        injection=recipe.injection,
-    ))
+    net = MotionTransformer(MotionTransformer.Config(**{
+        "event": layout.width, "levels": levels, "style": len(style_mean), "dropout": recipe.dropout, **recipe.net,
+    }))
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay,
         ema=recipe.ema,

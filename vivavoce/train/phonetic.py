@@ -32,9 +32,9 @@ NEPERS = float(np.log(10)) / 10  # of power, in a decibel
 
 @dataclass(frozen=True, kw_only=True)
 class PhoneticRecipe:
-    """How the phonetic network is trained. ``corpus``: folder made by `vivavoce train corpus`; ``out``: features, checkpoint, log.
+    """How the phonetic network is trained. ``corpus``: folder of `vivavoce train corpus`; ``out``: features, checkpoint, log.
 
-    ``recorded``: share of the windows that are human speech. ``copies``: disguised copies of each recorded utterance;
+    ``recorded``: share of the windows that are human. ``copies``: disguised copies of each recorded utterance;
     ``disguised``: share of the synthetic ones that are.
     """
 
