@@ -24,7 +24,9 @@ class MotionTransformer(nn.Module):
 
     A block: self-attention over the window's frames, each head with a learned filter over neighbouring frames beside it; speech
     by level selector and multi-head FiLM; an MLP. Flow time and style modulate every norm (adaptive layer norm). Equal frames
-    at t = 1 are the clean prefix.
+    at t = 1 are the clean prefix. Beside the noisy motion goes in what the speech alone makes one expect, made of a mixture of
+    levels, with a loss of its own in training, so that speech is learned without the noise of flow matching (the encoders of
+    Grad-TTS and Matcha-TTS hand their mean to the decoder in the same way).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,13 @@ class MotionTransformer(nn.Module):
         self.config = config
         self.levels = SpeechLevels(config.levels)
         self.selector = LevelSelector(config.blocks, len(config.levels.names), config.selector)
+        self.expecting = LevelSelector(1, len(config.levels.names), config.selector)
+        self.estimator = nn.Sequential(
+            nn.Linear(config.levels.width, config.width), nn.GELU(), nn.Linear(config.width, config.event)
+        )
         self.inward = nn.Linear(config.event, config.width)
+        self.expected = nn.Linear(config.event, config.width, bias=False)
+        nn.init.zeros_(self.expected.weight)
         self.time = nn.Sequential(nn.Linear(TIME_WAVES, config.context), nn.SiLU(), nn.Linear(config.context, config.context))
         self.style = nn.Linear(config.style, config.context)
         self.no_style = nn.Parameter(torch.zeros(config.context))
@@ -77,12 +85,17 @@ class MotionTransformer(nn.Module):
         ``config.levels.lookahead`` after the last one's; ``style``: normalised log amplitudes (see `train.data`); ``has_*``:
         False for condition dropout.
         """
-        heard, absent = self._choose(self.levels(speech, frames)), self._choose(self.levels.absent)
-        heard = torch.where(has_speech[:, None, None], heard, absent.to(heard.dtype))
+        levels = self.levels(speech, frames)
+        levels = torch.where(has_speech[:, None, None], levels, self.levels.absent.to(levels.dtype))
         return Condition(
-            self._prepare(heard), torch.where(has_style[:, None], self.style(style), self.no_style),
-            self._prepare(absent), self.no_style,
+            speech=self._prepare(self._choose(levels)), estimate=self._estimate(levels),
+            style=torch.where(has_style[:, None], self.style(style), self.no_style),
+            no_speech=self._prepare(self._choose(self.levels.absent)), no_estimate=self._estimate(self.levels.absent),
+            no_style=self.no_style,
         )
+
+    def _estimate(self, levels: Float[Tensor, "l b t d"]) -> Float[Tensor, "b t d"]:
+        return self.estimator(self.expecting(levels)[0])
 
     def _choose(self, levels: Float[Tensor, "l b t d"]) -> Float[Tensor, "k b t d"]:
         """The mixtures of all blocks; for attention, which chooses for itself, still the levels."""
@@ -98,7 +111,7 @@ class MotionTransformer(nn.Module):
         """Velocity at noisy motion ``x``, each frame at its flow time (0 noise, 1 data)."""
         context = functional.silu(self.time(time_waves(time)) + condition.style[:, None])
         local = boxes(x.shape[1], x.shape[1], 0, LOCAL_TAPS // 2, LOCAL_TAPS, 1).to(x.device)
-        hidden = self.inward(x)
+        hidden = self.inward(x) + self.expected(condition.estimate)
         weights = self.selector.weights()
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, context, condition.speech[i], weights[i], local)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from av.audio.stream import AudioStream
 from jaxtyping import Float
-from scipy import signal
+from scipy import fft, signal
 from scipy.linalg import solve_toeplitz
 from torch import Tensor
 
@@ -56,9 +56,10 @@ def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
 
 def coloured_noise(count: int, slope: float, rng: np.random.Generator) -> Samples:
     """Gaussian noise whose power falls as 1 / f^slope (0 white, 1 pink, 2 brown; flat under 50 Hz), at a level of 0.1."""
-    spectrum = np.fft.rfft(rng.standard_normal(count))
-    hz = np.clip(np.fft.rfftfreq(count, 1 / SAMPLE_RATE_HZ), 50, None)
-    return _levelled(np.fft.irfft(spectrum * hz ** (-slope / 2), count))
+    size = fft.next_fast_len(count, real=True)
+    spectrum = fft.rfft(rng.standard_normal(size))
+    hz = np.clip(fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ), 50, None)
+    return _levelled(fft.irfft(spectrum * hz ** (-slope / 2), size)[:count])
 
 
 def babble(speeches: Sequence[Samples], count: int, rng: np.random.Generator, talkers: int = 6) -> Samples:
@@ -217,9 +218,10 @@ def pitch(samples: Samples, semitones: float) -> Samples:
 
 def tilt(samples: Samples, db_per_octave: float) -> Samples:
     """The spectrum tilted round 1 kHz, as by another microphone or distance. Times stay."""
-    spectrum = np.fft.rfft(_numpy(samples))
-    octaves = np.log2(np.clip(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE_HZ), 60, None) / 1000)
-    return _tensor(np.fft.irfft(spectrum * 10 ** (db_per_octave * octaves / 20), len(samples)))
+    size = fft.next_fast_len(len(samples), real=True)
+    spectrum = fft.rfft(_numpy(samples), size)
+    octaves = np.log2(np.clip(fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ), 60, None) / 1000)
+    return _tensor(fft.irfft(spectrum * 10 ** (db_per_octave * octaves / 20), size)[: len(samples)])
 
 
 def gain(samples: Samples, db: float) -> Samples:

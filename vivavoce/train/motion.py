@@ -60,6 +60,7 @@ class MotionRecipe:
         "lips_jaw": 3.0, "cheeks_brows": 1.0, "eyelids": 0.5, "gaze": 0.5, "rotation": 1.0, "translation": 0.7, "log_scale": 0.3,
     })
     energy_power: float = 0.5  # see `loss_weight`
+    estimate_weight: float = 1.0  # of the squared error of what the speech alone makes one expect
     person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
     variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
@@ -243,7 +244,7 @@ def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Ten
 
 def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generator, recipe: MotionRecipe, weight: Tensor,
                 windows: WindowConfig) -> Tensor:
-    """Flow matching on random windows whose first frames may be clean; each clip has one flow time."""
+    """Flow matching on random windows whose first frames may be clean, each clip with one flow time, and the estimate's error."""
     known = windows.hop * int(rng.integers(windows.prefix // windows.hop + 1))
     frames = known + windows.hop * int(rng.integers(1, 3))
     batch = sampler.draw(recipe.batch, frames, rng, recipe.drop_speech, recipe.drop_style)
@@ -258,7 +259,9 @@ def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generat
     data[:, :known] += 0.1 * torch.randn(data[:, :known].shape, generator=generator)
     with mixed_precision():
         condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
-        return flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
+        loss = flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
+    estimated = ((condition.estimate.float() - batch.motion).square() * weight).mean()
+    return loss + recipe.estimate_weight * estimated
 
 
 def statistics(examples: Sequence[Example], recipe: MotionRecipe) -> tuple[Tensor, Tensor, Tensor, Tensor]:
