@@ -79,7 +79,8 @@ def test_arpabet_says_what_its_ipa_says() -> None:
     same = {
         "P": "p", "B": "b", "M": "m", "F": "f", "V": "v", "TH": "θ", "DH": "ð", "SH": "ʃ", "ZH": "ʒ", "CH": "tʃ", "JH": "dʒ",
         "NG": "ŋ", "HH": "h", "Y": "j", "W": "w", "R": "ɹ", "IY": "i", "IH": "ɪ", "EH": "ɛ", "AE": "æ", "AA": "ɑ", "AO": "ɔ",
-        "UH": "ʊ", "UW": "u", "ER": "ɜ", "AX": "ə", "AY": "aɪ", "AW": "aʊ", "EY": "eɪ", "OW": "oʊ", "OY": "ɔɪ", "AH": "ʌ", "DX": "ɾ",
+        "UH": "ʊ", "UW": "u", "ER": "ɜ", "AX": "ə", "AY": "aɪ", "AW": "aʊ", "EY": "eɪ", "OW": "oʊ", "OY": "ɔɪ", "AH": "ʌ",
+        "DX": "ɾ",
     }
     for arpabet, ipa in same.items():
         assert split_arpabet(arpabet) == split_arpabet(arpabet.lower() + "1") == split_ipa(ipa), arpabet
