@@ -219,11 +219,30 @@ class TrainPhonetic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainCorpus:
+    """Make speech whose phones are known, to train the phonetic network: texts spoken by espeak-ng, and aligned recordings."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for the corpus; what is in it already is kept, and the rest is added."""
+    texts: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder of texts to speak, a sentence per line: en.txt, de.txt, zh.txt and so on. Without it only recordings are aligned."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_corpus(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
     model: (
         Annotated[TrainFace, subcommand("face")]
+        | Annotated[TrainCorpus, subcommand("corpus")]
         | Annotated[TrainPhonetic, subcommand("phonetic")]
         | Annotated[TrainMotion, subcommand("motion")]
     )

@@ -132,6 +132,24 @@ def train_motion(options: cli.TrainMotion) -> None:
     print(f"{weights}: trained for {recipe.steps} steps")
 
 
+def train_corpus(options: cli.TrainCorpus) -> None:
+    """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
+    from vivavoce.train.align import Aligner
+    from vivavoce.train.corpus import Writer
+    from vivavoce.train.recorded import RecordedConfig, find_recordings, make_recorded
+    from vivavoce.train.synthetic import SyntheticConfig, make_synthetic, read_texts
+
+    torch.set_num_threads(1)
+    recorded, synthetic = RecordedConfig(), SyntheticConfig()
+    recordings, aligner = find_recordings(options.data, recorded), Aligner()
+    texts = {} if options.texts is None else read_texts(options.texts, synthetic)
+    with reporter() as report:
+        writer = Writer(options.output)
+        make_synthetic(texts, writer, report, synthetic)
+        make_recorded(recordings, writer, aligner, report, recorded)
+    print(f"{options.output}: {len(writer)} utterances")
+
+
 def _animator() -> Animator:
     """The shipped models, on one thread: the network is so small that a second would wait, and the encoder wants its core."""
     torch.set_num_threads(1)

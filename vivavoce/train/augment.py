@@ -28,7 +28,7 @@ _FRAME = SAMPLE_RATE_HZ // 50
 _ACTIVE_DB = 35.0
 _TELEPHONE_HZ, _TELEPHONE_BAND_HZ, _MU = 8000, (300.0, 3400.0), 255.0
 _LPC_ORDER, _LPC_WINDOW = 18, 512
-_WSOLA_WINDOW, _WSOLA_SEARCH = 512, 160
+_WSOLA_WINDOW, _WSOLA_SEARCH = 512, 100
 _TINY = 1e-9
 
 
@@ -196,8 +196,8 @@ def tempo(samples: Samples, factor: float) -> Samples:
     out = np.zeros(count + 2 * _WSOLA_WINDOW)
     place = 0
     for start in range(0, count + hop, hop):
-        # The piece centred at start + hop - hop of the output comes from there times factor, moved to go on smoothly.
-        wanted = round((start - hop) * factor) + _WSOLA_WINDOW
+        # The first hop of the output is cut off, so this piece is centred at start; it is moved to go on smoothly.
+        wanted = round(start * factor) - hop + _WSOLA_WINDOW
         if start:
             follows = padded[place + hop : place + hop + _WSOLA_WINDOW]
             low = max(0, wanted - _WSOLA_SEARCH)

@@ -116,6 +116,9 @@ class Writer:
         with index.open(newline="") as file:
             self._present = {row["file"] for row in csv.DictReader(file)}
 
+    def __len__(self) -> int:
+        return len(self._present)
+
     def has(self, file: str) -> bool:
         return file in self._present
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,6 +43,7 @@ class Recording:
     labels: str
     source: str
     licence: str
+    split: str = "train"
     words: tuple[str, ...] = ()
     transcript: str = ""
 
@@ -64,18 +65,23 @@ class RecordedConfig:
     longest_seconds: float = 15.0
 
 
-def make_recorded(recordings: Path, writer: Writer, progress: Progress, config: RecordedConfig) -> None:
-    """Adds the recordings of a folder with a MANIFEST.csv (and, where there is one, speech/INDEX.csv) to a corpus.
+def find_recordings(folder: Path, config: RecordedConfig) -> list[Recording]:
+    """What can be labelled in a folder with a MANIFEST.csv and, where there is one, speech/INDEX.csv. ValueError where the folder
+    has no manifest."""
+    found = [*_grid(folder, config), *_transcribed(folder), *_unknown(folder)]
+    places = [recording.path.relative_to(folder).as_posix() for recording in found]
+    held = [any(fnmatch(place, pattern) for pattern in config.heldout) for place in places]
+    return [replace(recording, split="heldout") if out else recording for recording, out in zip(found, held, strict=True)]
 
-    Recordings whose words do not fit their sound are left out. Raises ValueError where the folder has no manifest or pocketsphinx
-    is missing.
-    """
-    aligner = Aligner()
-    found = [*_grid(recordings, config), *_transcribed(recordings), *_unknown(recordings)]
-    for i, recording in enumerate(found):
-        progress("aligning", i, len(found))
-        _add(recording, recordings, writer, aligner, config)
-    progress("aligning", len(found), len(found))
+
+def make_recorded(
+    recordings: Sequence[Recording], writer: Writer, aligner: Aligner, progress: Progress, config: RecordedConfig
+) -> None:
+    """Adds recordings to a corpus; those whose words do not fit their sound are left out."""
+    for i, recording in enumerate(recordings):
+        progress("aligning", i, len(recordings))
+        _add(recording, writer, aligner, config)
+    progress("aligning", len(recordings), len(recordings))
 
 
 def grid_words(sentence: str) -> tuple[str, ...]:
@@ -111,9 +117,7 @@ def pieces(sound: Float[Tensor, " s"], config: RecordedConfig) -> list[slice]:
     return found
 
 
-def _add(recording: Recording, recordings: Path, writer: Writer, aligner: Aligner, config: RecordedConfig) -> None:
-    place = recording.path.relative_to(recordings).as_posix()
-    split = "heldout" if any(fnmatch(place, pattern) for pattern in config.heldout) else "train"
+def _add(recording: Recording, writer: Writer, aligner: Aligner, config: RecordedConfig) -> None:
     known = bool(recording.words or recording.transcript)
     if writer.has(f"{recording.name}.flac") or (not known and writer.has(f"{recording.name}-00.flac")):
         return
@@ -132,7 +136,7 @@ def _add(recording: Recording, recordings: Path, writer: Writer, aligner: Aligne
             segments = aligned
         writer.add(Utterance(
             file=f"{recording.name}.flac" if known else f"{recording.name}-{number:02d}.flac", language=recording.language,
-            speaker=recording.speaker, kind="recorded", labels=recording.labels, split=split, source=recording.source,
+            speaker=recording.speaker, kind="recorded", labels=recording.labels, split=recording.split, source=recording.source,
             licence=recording.licence,
         ), part, segments)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,34 +60,35 @@ class SyntheticConfig:
     seed: int = 0
 
 
-def make_synthetic(texts: Path, writer: Writer, progress: Progress, config: SyntheticConfig) -> None:
-    """Speaks the lines of ``texts/<language>.txt``, each with a voice, rate, pitch and liveliness of its own.
+def read_texts(folder: Path, config: SyntheticConfig) -> dict[str, list[str]]:
+    """The lines of ``<language>.txt`` for every language that has them. ValueError where none has."""
+    paths = {code: folder / f"{code}.txt" for code in config.languages}
+    lines = {code: path.read_text(encoding="utf-8").splitlines() for code, path in paths.items() if path.is_file()}
+    texts = {code: kept for code, all_lines in lines.items() if (kept := [line.strip() for line in all_lines if line.strip()])}
+    if not texts:
+        raise ValueError(f"{folder} has no texts: put sentences, one a line, into files such as {folder / 'en.txt'}")
+    return texts
+
+
+def make_synthetic(texts: Mapping[str, Sequence[str]], writer: Writer, progress: Progress, config: SyntheticConfig) -> None:
+    """Speaks lines of the texts by language (`read_texts`), each with a voice, rate, pitch and liveliness of its own.
 
     Every utterance is drawn from the seed, its language and its number, so the same corpus comes out however often it is
-    interrupted. Languages without a file are left out. Raises ValueError where no language has a text.
+    interrupted. Languages without a text are left out.
     """
-    lines = {code: _lines(texts / f"{code}.txt") for code in config.languages}
-    if not any(lines.values()):
-        raise ValueError(f"{texts} has no texts: put lines to speak into files such as {texts / 'en.txt'}")
-    left = {code: language for code, language in config.languages.items() if lines[code]}
+    left = {code: language for code, language in config.languages.items() if code in texts}
     total = round(sum(language.minutes for language in left.values()))
     seconds, number, failed = dict.fromkeys(left, 0.0), dict.fromkeys(left, 0), dict.fromkeys(left, 0)
     while left:
         progress("speaking (minutes)", int(sum(seconds.values()) / 60), total)
         code = min(left, key=lambda c: seconds[c] / left[c].minutes)  # a corpus that is stopped early has all languages too
-        spoken = _utterance(code, left[code], lines[code], number[code], writer, config)
+        spoken = _utterance(code, left[code], texts[code], number[code], writer, config)
         seconds[code] += spoken
         number[code] += 1
         failed[code] = 0 if spoken else failed[code] + 1
         if seconds[code] >= 60 * left[code].minutes or failed[code] >= _TRIES:
             del left[code]
     progress("speaking (minutes)", total, total)
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _utterance(
