@@ -26,7 +26,7 @@ from vivavoce.speech.prosody import Prosody
 _HOP = SAMPLE_RATE_HZ // RATE_HZ
 
 LEVEL_OVER_RMS_DB = 2.0
-"""The speaker's level over a whole recording's mean square: median of 27 recordings in ten languages, deciles 1.3 and 4.1."""
+"""The speaker's level over a whole recording's mean square: median of 27 recordings in eight languages, deciles 1.3 and 4.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
