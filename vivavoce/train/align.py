@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from numba import njit
 from scipy.fft import dct
+from scipy.ndimage import median_filter
 from torch import Tensor
 
-from vivavoce.media.speak import speak_phones
+from vivavoce.media.speak import DEFAULT_RATE_WPM, MAX_RATE_WPM, MIN_RATE_WPM, speak_phones
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.phones import PHONES, SILENCE, split_arpabet, split_ipa
-from vivavoce.train.corpus import Segment, joined, padded
+from vivavoce.train.corpus import Segment, joined
 from vivavoce.train.synthetic import at_rate, segments_of
 
 if TYPE_CHECKING:
@@ -141,22 +142,40 @@ def words_of(transcript: str) -> tuple[str, ...]:
 # --- A synthetic reading, warped ---------------------------------------------------------------------------------------------
 
 _HOP, _WINDOW, _BANDS, _CEPSTRA = 160, 400, 30, 14
-_LEAD_SECONDS = 0.2
-_RATES_WPM = (80, 450)
+_ACTIVE_DB = 30.0
+_CLICK_HOPS = 11
+_READERS = ("", "+m3", "+f2")
 
 
 def warp(sound: Float[Tensor, " s"], transcript: str, voice: str) -> tuple[Segment, ...]:
-    """The phones of a transcript in any language that eSpeak NG reads: it speaks the text at the recording's pace, and dynamic
-    time warping of cepstra carries its times over. Rougher than `Aligner.align`. Raises as `speak_phones` does."""
-    seconds = len(sound) / SAMPLE_RATE_HZ
-    spoken, _ = speak_phones(transcript, voice)
-    rate = int(np.clip(160 * spoken.duration / seconds, *_RATES_WPM))
-    spoken, timed = speak_phones(transcript, voice, rate)
-    reading, segments = padded(at_rate(spoken), segments_of(timed, spoken.duration), _LEAD_SECONDS, _LEAD_SECONDS)
-    path = _warped(_cepstra(reading), _cepstra(sound))
-    times = [float(path[min(len(path) - 1, round(s.start * SAMPLE_RATE_HZ / _HOP))]) * _HOP / SAMPLE_RATE_HZ for s in segments]
-    ends = [*times[1:], seconds]
-    return spanning([Segment(start=a, end=b, phone=s.phone) for s, a, b in zip(segments, times, ends, strict=True)], seconds)
+    """The phones of a transcript in any language that eSpeak NG reads: several of its voices speak the text at the recording's
+    pace, dynamic time warping of cepstra carries their times over, and each phone begins at the median of them. Rougher than
+    `Aligner.align`. Raises as `speak_phones` does."""
+    start, end = _active(sound)
+    part = sound[start:end]
+    seconds = len(part) / SAMPLE_RATE_HZ
+    target = _cepstra(part)
+    plain, _ = speak_phones(transcript, voice)
+    rate = int(np.clip(DEFAULT_RATE_WPM * plain.duration / seconds, MIN_RATE_WPM, MAX_RATE_WPM))
+    found: dict[tuple[int, ...], list[list[float]]] = {}
+    for reader in _READERS:
+        spoken, timed = speak_phones(transcript, voice + reader, rate)
+        segments = segments_of(timed, spoken.duration)
+        path = _warped(_cepstra(at_rate(spoken)), target)
+        places = [min(len(path) - 1, round(s.start * SAMPLE_RATE_HZ / _HOP)) for s in segments]
+        found.setdefault(tuple(s.phone for s in segments), []).append([float(path[p]) * _HOP / SAMPLE_RATE_HZ for p in places])
+    phones, times = max(found.items(), key=lambda item: len(item[1]))  # readings rarely differ in their phones
+    edges = [*(np.median(times, axis=0) + start / SAMPLE_RATE_HZ).tolist(), end / SAMPLE_RATE_HZ]
+    whole = [Segment(start=a, end=b, phone=p) for a, b, p in zip(edges, edges[1:], phones, strict=False)]
+    return spanning(whole, len(sound) / SAMPLE_RATE_HZ)
+
+
+def _active(sound: Float[Tensor, " s"]) -> tuple[int, int]:
+    """Where the speech begins and ends, in samples: within 30 dB of its loudest moment, clicks not counted."""
+    power = sound[: len(sound) // _HOP * _HOP].reshape(-1, _HOP).square().mean(1)
+    steady = torch.from_numpy(median_filter(power.numpy(), _CLICK_HOPS))
+    loud = torch.nonzero(steady >= steady.max() * 10 ** (-_ACTIVE_DB / 10))
+    return int(loud[0]) * _HOP, (int(loud[-1]) + 1) * _HOP
 
 
 def _cepstra(sound: Float[Tensor, " s"]) -> Float[np.ndarray, "t c"]:

@@ -74,7 +74,7 @@ def make_synthetic(texts: Mapping[str, Sequence[str]], writer: Writer, progress:
     """Speaks lines of the texts by language (`read_texts`), each with a voice, rate, pitch and liveliness of its own.
 
     Every utterance is drawn from the seed, its language and its number, so the same corpus comes out however often it is
-    interrupted. Languages without a text are left out.
+    interrupted (but for the breath of some of eSpeak NG's voices, which is random). Languages without a text are left out.
     """
     left = {code: language for code, language in config.languages.items() if code in texts}
     total = round(sum(language.minutes for language in left.values()))
