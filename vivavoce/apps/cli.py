@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
@@ -251,12 +251,56 @@ class Train:
         self.model.run()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Look into the weights: which block of the motion network listens to which level of the speech."""
+
+    what: Annotated[Positional[Literal["levels"]], arg(metavar="levels", help_behavior_hint="")]
+    """Weights of the level selectors, as a table."""
+    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
+    """Folder with motion.safetensors."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.png|.svg|.pdf", help_behavior_hint="")] = None
+    """Plot them there as well."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.inspect_levels(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what parts of the system are worth: train the motion network without each of them, and compare. Takes hours."""
+
+    what: Annotated[Positional[Literal["speech"]], arg(metavar="speech", help_behavior_hint="")]
+    """How the network hears: streams, widths, selectors, injection."""
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for prepared recordings, runs and the table; what is finished there already is not done again."""
+    steps: Annotated[int, arg(metavar="N")] = 1500
+    """Updates of the weights in each run."""
+    seeds: Annotated[int, arg(metavar="N")] = 2
+    """Runs of each variant."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_speech(self)
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Animate, subcommand("animate")]
     | Annotated[Drive, subcommand("drive")]
     | Annotated[Track, subcommand("track")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Inspect, subcommand("inspect")]
+    | Annotated[Bench, subcommand("bench")]
     | Annotated[Doctor, subcommand("doctor")]
 )
 

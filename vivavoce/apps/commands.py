@@ -124,11 +124,9 @@ def train_motion(options: cli.TrainMotion) -> None:
     recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    shipped = Path(str(resources.files("vivavoce") / "weights"))
-    names = ("face.safetensors", "phonetic.safetensors")
-    face, phonetic = (own if (own := options.output / name).is_file() else shipped / name for name in names)
+    model, encoder = _parts(options.output)
     with reporter() as report:
-        weights = train_motion(recipe, FaceModel.load(face), SpeechStreams.load(phonetic), report, report.say)
+        weights = train_motion(recipe, model, encoder, report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
 
 
@@ -148,6 +146,46 @@ def train_corpus(options: cli.TrainCorpus) -> None:
         make_synthetic(texts, writer, report, synthetic)
         make_recorded(recordings, writer, aligner, report, recorded)
     print(f"{options.output}: {len(writer)} utterances")
+
+
+def inspect_levels(options: cli.Inspect) -> None:
+    """Which block listens to which level."""
+    from vivavoce.apps import inspect
+
+    if options.output is not None:
+        check_writable(options.output, inspect.SUFFIXES, options.overwrite)
+    net = inspect.load_network(options.weights or _shipped())
+    print(inspect.level_table(net))
+    if options.output is not None:
+        inspect.plot_levels(net, options.output)
+        print(f"{options.output}: drawn")
+
+
+def bench_speech(options: cli.Bench) -> None:
+    """The ablation of how speech is heard, which goes on where an earlier one in the same folder stopped."""
+    from vivavoce.train.ablation import Ablation, ablate
+    from vivavoce.train.data import read_manifest
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    torch.set_num_threads(1)
+    ablation = Ablation(data=options.data, out=options.output, steps=options.steps, seeds=options.seeds)
+    model, encoder = _parts(options.output)
+    with reporter() as report:
+        table = ablate(ablation, model, encoder, report, report.say)
+    print(table.read_text(), end="")
+    print(f"{table}: written")
+
+
+def _shipped() -> Path:
+    return Path(str(resources.files("vivavoce") / "weights"))
+
+
+def _parts(folder: Path) -> tuple[FaceModel, SpeechStreams]:
+    """Face model and speech encoder for training: those in the folder, where it has its own, or else the ones that ship."""
+    names = ("face.safetensors", "phonetic.safetensors")
+    face, phonetic = (own if (own := folder / name).is_file() else _shipped() / name for name in names)
+    return FaceModel.load(face), SpeechStreams.load(phonetic)
 
 
 def _animator() -> Animator:
