@@ -363,15 +363,15 @@ def test_weights_find_their_encoder_again(folders: dict[str, Path], tmp_path: Pa
     now = folder.rename(tmp_path / "now")
     with pytest.raises(ValueError, match="no folder"):
         reopen(written)
-    again = reopen(written, folder=now)
+    again = reopen(written, checkpoint=now)
     assert torch.equal(features(again, sound).values, features(encoder, sound).values)
     torch.manual_seed(2)
     other = checkpoint(tmp_path / "other", "hubert", intermediate_size=20)
     with pytest.raises(ValueError, match="other weights"):
-        reopen(written, folder=other)
+        reopen(written, checkpoint=other)
     with pytest.raises(ValueError, match="want 0 of them"):
-        reopen(identity(open_encoder("streams")), folder=now)
+        reopen(identity(open_encoder("streams")), checkpoint=now)
     parts = json.loads(written)
     parts[0]["streams"]["prosodic"] += 1
     with pytest.raises(ValueError, match="trained on the streams"):
-        reopen(json.dumps(parts), folder=now)
+        reopen(json.dumps(parts), checkpoint=now)

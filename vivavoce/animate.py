@@ -23,7 +23,7 @@ from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, Resampler
 from vivavoce.media.portrait import Portrait
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
-from vivavoce.speech.streams import SpeechStreams
+from vivavoce.speech.encoders import reopen
 
 DEFAULT_FPS, LOWEST_FPS, HIGHEST_FPS = 25.0, 10.0, 60.0
 SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
@@ -80,16 +80,20 @@ class Animator:
         assert generator.net.config.levels.stride * MOTION_RATE_HZ == self.encoder.spec.rate_hz, "the clocks don't divide"
 
     @classmethod
-    def load(cls, weights: Path | None = None) -> Animator:
-        """Models from a folder with face, phonetic and motion.safetensors; by default the ones that ship."""
+    def load(cls, weights: Path | None = None, *, checkpoint: Path | None = None) -> Animator:
+        """Models from a folder with face, phonetic and motion.safetensors; by default the ones that ship.
+
+        The motion weights say which speech encoder they were trained with. ``checkpoint``: where that lies, if it is a pretrained
+        one that is no longer where it was; then no phonetic.safetensors is needed.
+        """
         folder = weights or Path(str(resources.files("vivavoce") / "weights"))
-        for name in ("face.safetensors", "phonetic.safetensors", "motion.safetensors"):
+        for name in ("face.safetensors", "motion.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: give a folder of vivavoce weights, or install vivavoce again")
-        return cls(
-            MotionSpace.load(folder / "face.safetensors"), MotionGenerator.load(folder / "motion.safetensors"),
-            SpeechStreams.load(folder / "phonetic.safetensors"),
-        )
+        own = folder / "phonetic.safetensors"
+        generator = MotionGenerator.load(folder / "motion.safetensors")
+        encoder = reopen(generator.metadata["encoder"], phonetic=own if own.is_file() else None, checkpoint=checkpoint)
+        return cls(MotionSpace.load(folder / "face.safetensors"), generator, encoder)
 
     def prepare(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Everything about a portrait that is computed once; any number of sessions may share it. See `MotionSpace.reference`."""

@@ -64,9 +64,13 @@ class MotionGenerator:
     def __init__(
         self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
         mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
+        metadata: Mapping[str, str] | None = None,
     ):
-        """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence."""
-        self.net, self.layout, self.windows = net.eval(), layout, windows
+        """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
+
+        ``metadata``: what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
+        """
+        self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
         self.mean, self.std, self.style, self.silence = mean, std, style, silence
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
@@ -158,16 +162,17 @@ class MotionGenerator:
         """What `save` saved."""
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-            config = json.loads((file.metadata() or {})["config"])
+            metadata = file.metadata() or {}
         try:
+            config = json.loads(metadata.pop("config"))
             net = MotionTransformer(net_config(config["net"]))
             windows = WindowConfig(**config["windows"])
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is of another version of vivavoce ({error}): train the network again") from error
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         return cls(
             net, Layout(config["layout"]), windows,
-            mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
+            mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"], metadata=metadata,
         )
 
 

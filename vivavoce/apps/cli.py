@@ -191,6 +191,10 @@ class TrainMotion:
     seed: Annotated[int, arg(metavar="N")] = 0
     """Equal seeds give equal weights."""
 
+    encoder: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="(default: the one that ships)")] = ("streams",)
+    """Speech encoders to hear with: "streams", the one that ships; or a wav2vec 2.0, HuBERT or Whisper checkpoint with layers,
+    such as /models/hubert-base:6,9; or several, side by side."""
+
     def run(self) -> None:
         with interrupt.held():
             from vivavoce.apps import commands

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import resources
@@ -24,6 +24,8 @@ from vivavoce.media.files import check_writable
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
+from vivavoce.speech.encoder import SpeechEncoder
+from vivavoce.speech.encoders import STREAMS, open_encoder
 from vivavoce.speech.streams import SpeechStreams
 
 if TYPE_CHECKING:
@@ -124,7 +126,10 @@ def train_motion(options: cli.TrainMotion) -> None:
     recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
-    model, encoder = _parts(options.output)
+    model, encoder = _parts(options.output, options.encoder)
+    heard = tuple(name for name in encoder.spec.streams if name != "acoustic")  # the phonetic stream is made of that
+    recipe = replace(recipe, levels={"listen": heard})
+    torch.set_num_threads(1)
     with reporter() as report:
         weights = train_motion(recipe, model, encoder, report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
@@ -181,11 +186,13 @@ def _shipped() -> Path:
     return Path(str(resources.files("vivavoce") / "weights"))
 
 
-def _parts(folder: Path) -> tuple[FaceModel, SpeechStreams]:
+def _parts(folder: Path, encoder: Sequence[str] = (STREAMS,)) -> tuple[FaceModel, SpeechEncoder]:
     """Face model and speech encoder for training: those in the folder, where it has its own, or else the ones that ship."""
-    names = ("face.safetensors", "phonetic.safetensors")
-    face, phonetic = (own if (own := folder / name).is_file() else _shipped() / name for name in names)
-    return FaceModel.load(face), SpeechStreams.load(phonetic)
+    face, phonetic = folder / "face.safetensors", folder / "phonetic.safetensors"
+    model = FaceModel.load(face if face.is_file() else _shipped() / face.name)
+    if tuple(encoder) == (STREAMS,) and phonetic.is_file():
+        return model, SpeechStreams.load(phonetic)
+    return model, open_encoder(*encoder)
 
 
 def _animator() -> Animator:

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivavoce.media.track import Track
+from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, SpeechEncoder, SpeechSpec
 from vivavoce.speech.pretrained import PretrainedEncoder, Windows
 from vivavoce.speech.streams import SpeechStreams
 
-BUILT_IN = "streams"
-"""Name of the encoder that ships."""
+STREAMS, ANALYSIS = "streams", "analysis"
+"""Names of the encoder that ships, and of the part of it that needs no network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,12 @@ class Joined:
 def open_encoder(*names: str) -> SpeechEncoder[Any]:
     """The encoder of a name; of several names, all of them side by side.
 
-    A name is "streams" (the built-in one) or FOLDER_OR_HUB_NAME:LAYERS for a pretrained network, such as
-    "facebook/hubert-base-ls960:6,9" or "/models/whisper-tiny:2,4". ValueError where it can't be opened.
+    A name is "streams" (the one that ships), "analysis" (log-mel energies and prosody alone) or FOLDER_OR_HUB_NAME:LAYERS for a
+    pretrained network, such as "facebook/hubert-base-ls960:6,9" or "/models/whisper-tiny:2,4". ValueError where it can't be
+    opened.
     """
     if not names:
-        raise ValueError(f"no encoder was named: give {BUILT_IN!r} or FOLDER_OR_HUB_NAME:LAYERS")
+        raise ValueError(f"no encoder was named: give {STREAMS!r} or FOLDER_OR_HUB_NAME:LAYERS")
     encoders = tuple(_open(name) for name in names)
     return encoders[0] if len(encoders) == 1 else Joined(encoders)
 
@@ -87,28 +89,32 @@ def identity(encoder: SpeechEncoder[Any]) -> str:
     return json.dumps([_describe(part) for part in _parts(encoder)])
 
 
-def reopen(identity_json: str, *, folder: Path | None = None) -> SpeechEncoder[Any]:
+def reopen(
+    identity_json: str, *, phonetic: Path | None = None, checkpoint: Path | None = None
+) -> SpeechEncoder[Any]:
     """The encoder that `identity` wrote down.
 
-    folder: where the pretrained network's checkpoint lies now, if not where it did. ValueError where it can't be opened, or its
-    features are not those of then: another network's weights, or other streams.
+    phonetic: the phonetic network's weights, if not those that ship; checkpoint: where the pretrained network lies now, if not
+    where it did. ValueError where it can't be opened, or its features are not those of then: other weights, or other streams.
     """
     parts = json.loads(identity_json)
-    moved = [part for part in parts if part["source"] != BUILT_IN]
-    if folder is not None and len(moved) != 1:
-        raise ValueError(f"{folder} was given as a speech encoder's checkpoint, but the motion weights want {len(moved)} of them")
-    encoders = tuple(_reopen(part, folder) for part in parts)
+    moved = [part for part in parts if part["source"] not in (STREAMS, ANALYSIS)]
+    if checkpoint is not None and len(moved) != 1:
+        raise ValueError(f"{checkpoint} was given as a speech encoder's checkpoint, but the weights want {len(moved)} of them")
+    encoders = tuple(_reopen(part, phonetic, checkpoint) for part in parts)
     return encoders[0] if len(encoders) == 1 else Joined(encoders)
 
 
 def _open(name: str) -> SpeechEncoder[Any]:
-    if name == BUILT_IN:
-        return SpeechStreams()
+    if name == STREAMS:
+        return SpeechStreams.load()
+    if name == ANALYSIS:
+        return Analysis()
     source, _, numbers = name.rpartition(":")
     layers = numbers.split(",")
     if not source or not all(layer.isdecimal() for layer in layers):
         raise ValueError(
-            f"there is no speech encoder {name!r}: give {BUILT_IN!r}, or a checkpoint's folder or hub name with its layers, such "
+            f"there is no speech encoder {name!r}: give {STREAMS!r}, or a checkpoint's folder or hub name with its layers, such "
             f"as facebook/hubert-base-ls960:6,9"
         )
     return PretrainedEncoder.load(source, [int(layer) for layer in layers])
@@ -124,21 +130,27 @@ def _describe(encoder: SpeechEncoder[Any]) -> dict[str, Any]:
         net = encoder.net
         weights = {"layers": net.layers, "fingerprint": net.fingerprint, "windows": asdict(encoder.windows)}
         return {"source": encoder.source, **weights, **gives}
-    assert isinstance(encoder, SpeechStreams), f"no name for a {type(encoder).__name__}"
-    return {"source": BUILT_IN, **gives}
+    if isinstance(encoder, SpeechStreams):
+        return {"source": STREAMS, "fingerprint": encoder.network.fingerprint(), **gives}
+    assert isinstance(encoder, Analysis), f"no name for a {type(encoder).__name__}"
+    return {"source": ANALYSIS, **gives}
 
 
-def _reopen(part: Mapping[str, Any], folder: Path | None) -> SpeechEncoder[Any]:
+def _reopen(part: Mapping[str, Any], phonetic: Path | None, checkpoint: Path | None) -> SpeechEncoder[Any]:
     encoder: SpeechEncoder[Any]
-    if part["source"] == BUILT_IN:
-        encoder = SpeechStreams()
+    if part["source"] == ANALYSIS:
+        encoder, where, fingerprint = Analysis(), Path(), None
+    elif part["source"] == STREAMS:
+        encoder = SpeechStreams.load(phonetic)
+        where, fingerprint = phonetic or "the phonetic network that ships", encoder.network.fingerprint()
     else:
-        encoder = PretrainedEncoder.load(folder or part["source"], part["layers"], Windows(**part["windows"]))
-        if encoder.net.fingerprint != part["fingerprint"]:
-            raise ValueError(
-                f"the speech encoder in {folder or part['source']} has other weights than the one that the motion weights were "
-                f"trained with ({part['source']}): give that one"
-            )
+        encoder = PretrainedEncoder.load(checkpoint or part["source"], part["layers"], Windows(**part["windows"]))
+        where, fingerprint = checkpoint or part["source"], encoder.net.fingerprint
+    if fingerprint != part.get("fingerprint"):
+        raise ValueError(
+            f"the speech encoder, {where}, has other weights than the one that the motion weights were trained with "
+            f"({part['source']}): give that one"
+        )
     given, wanted = list(encoder.spec.streams.items()), list(part["streams"].items())  # their order counts
     if given != wanted:
         raise ValueError(

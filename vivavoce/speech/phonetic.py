@@ -6,6 +6,7 @@ the bottleneck that they are read from out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -100,6 +101,13 @@ class PhoneticNetwork(nn.Module):
             after.append(heard[..., heard.shape[2] - past.shape[2] :])
             hidden = block(heard)
         return self.norm(self.narrow(hidden[0].T)), tuple(after)
+
+    def fingerprint(self) -> str:
+        """A digest of the weights: what was trained on this network's features needs these very ones."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Weights and configuration in one safetensors file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -46,9 +47,10 @@ class SpeechStreams:
         self._silence = second[len(second) // 2]
 
     @classmethod
-    def load(cls, weights: Path, block: int = BLOCK) -> SpeechStreams:
-        """The encoder with the phonetic network saved in a file."""
-        return cls(PhoneticNetwork.load(weights), block)
+    def load(cls, weights: Path | None = None, block: int = BLOCK) -> SpeechStreams:
+        """The encoder with the phonetic network saved in a file, by default the one that ships."""
+        shipped = Path(str(resources.files("vivavoce") / "weights" / "phonetic.safetensors"))
+        return cls(PhoneticNetwork.load(weights or shipped), block)
 
     def start(self) -> StreamsState:
         silence = self._silence[: acoustic.WIDTH]

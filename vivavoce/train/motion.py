@@ -23,6 +23,7 @@ from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.speech.encoder import SpeechEncoder, features
+from vivavoce.speech.encoders import identity
 from vivavoce.train.data import (
     PLAIN,
     Augmentation,
@@ -216,7 +217,7 @@ def train_motion(
             run.save()
             generator = MotionGenerator(run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence)
             settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
-            generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings)})
+            generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings), "encoder": identity(encoder)})
             entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}
             with (recipe.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
