@@ -114,8 +114,8 @@ def test_features_are_centred_on_their_time() -> None:
     sound[middle - 50 : middle + 51] = burst
     values = features(ENCODER, sound).values[0]
     assert int(units(values, "energy").argmax()) == frame
-    phonetic = ENCODER.spec.split(values)["phonetic"][frame].reshape(2, BANDS)
-    torch.testing.assert_close(phonetic[0], phonetic[1], atol=0.1, rtol=0)
+    spectral = ENCODER.spec.split(values)["acoustic"][frame].reshape(2, BANDS)
+    torch.testing.assert_close(spectral[0], spectral[1], atol=0.1, rtol=0)
     torch.testing.assert_close(units(values, "energy")[frame - 1], units(values, "energy")[frame + 1], atol=0.5, rtol=0)
 
 
@@ -300,7 +300,7 @@ def test_features_are_of_the_order_of_one_on_speech() -> None:
 def test_spec_names_the_streams() -> None:
     values = features(ENCODER, talk(0.3)).values
     parts = ENCODER.spec.split(values)
-    assert list(parts) == ["phonetic", "prosodic"]
+    assert list(parts) == ["acoustic", "prosodic"]
     assert torch.equal(torch.cat(list(parts.values()), dim=-1), values)
     assert values.shape[-1] == ENCODER.spec.width
     assert ENCODER.spec.streams["prosodic"] == len(prosody.NAMES)
