@@ -21,9 +21,7 @@ from torch import Tensor
 
 from vivavoce import Animator
 from vivavoce.animate import Controls
-from vivavoce.flow.guide import guided, pinned, with_prefix
-from vivavoce.flow.solve import euler, integrate
-from vivavoce.generate import MotionGenerator, frame_noise
+from vivavoce.generate import MotionGenerator
 from vivavoce.latent.blink import Blinks
 from vivavoce.latent.mesh import rigid_fit
 from vivavoce.latent.motion import Motion
@@ -32,7 +30,6 @@ from vivavoce.speech.encoder import features
 from vivavoce.train.data import Clip, track_clips
 
 GROUPS = ("grid", "wild")
-ROWS = 48  # windows that the network makes at a time
 
 
 def group_of(clip: Clip) -> str:
@@ -40,56 +37,16 @@ def group_of(clip: Clip) -> str:
     return "grid" if clip.person.startswith("grid") else "wild"
 
 
-@torch.inference_mode()
 def samples(
     generator: MotionGenerator, speech: Sequence[Float[Tensor, "1 s w"]], seeds: Sequence[int], *, guidance: float | None = None,
     steps: int | None = None, quick: bool = False,
 ) -> list[Float[Tensor, "n t d"]]:
-    """What `MotionGenerator.step` makes of the features of whole recordings with each of the seeds, many windows at a time.
+    """What the features of whole recordings become with each of the seeds.
 
     ``quick``: matrices in bfloat16, which takes half the time where the processor has them; figures move in the third digit.
     """
-    order = sorted(range(len(speech)), key=lambda i: -speech[i].shape[1])
-    at_once = max(1, ROWS // len(seeds))
-    made: dict[int, Tensor] = {}
-    for begin in range(0, len(order), at_once):
-        some = order[begin : begin + at_once]
-        with torch.autocast("cpu", torch.bfloat16) if quick else nullcontext():
-            together = _together(generator, [speech[i] for i in some], seeds, guidance, steps)
-        made.update(zip(some, together, strict=True))
-    return [made[i] * generator.scale + generator.mean for i in range(len(speech))]
-
-
-def _together(
-    generator: MotionGenerator, speech: Sequence[Tensor], seeds: Sequence[int], guidance: float | None, steps: int | None
-) -> list[Float[Tensor, "n t d"]]:
-    """Normalised motion for recordings that are sorted by length, the longest first."""
-    levels, windows, net = generator.net.config.levels, generator.windows, generator.net
-    width, hop, stride, reach = generator.layout.width, windows.hop, levels.stride, levels.history + levels.lookahead
-    frames = [-(-s.shape[1] // stride) for s in speech]
-    longest = speech[0].shape[1] + levels.history + levels.lookahead + (hop + 1) * stride
-    heard = generator.silence.expand(len(speech), longest, -1).clone()
-    for row, values in zip(heard, speech, strict=True):
-        row[levels.history : levels.history + values.shape[1]] = values[0]
-    made = generator.mean.new_zeros(len(seeds), len(speech), 0, width)
-    step_count = steps or windows.steps
-    times = [i / step_count for i in range(step_count + 1)]
-    scale = windows.guidance if guidance is None else guidance
-    for first in range(0, frames[0], hop):
-        alive = sum(count > first for count in frames)
-        prefix = made[:, :alive, max(0, first - windows.prefix) :].reshape(len(seeds) * alive, -1, width)
-        known = prefix.shape[1]
-        begin, yes = stride * (first - known), torch.ones(alive, dtype=torch.bool)
-        part, style = heard[:alive, begin : begin + stride * (known + hop - 1) + 1 + reach], generator.style.expand(alive, -1)
-        condition = net.listen(part, style, known + hop, has_speech=yes, has_style=yes)
-        fresh = torch.stack([frame_noise(seed, range(first, first + hop), width) for seed in seeds]) * generator.noise_scale
-        start = with_prefix(torch.cat([prefix, fresh.repeat_interleave(alive, 0)], 1), prefix)
-        velocity = pinned(guided(net, {"speech": scale}), prefix)
-        window = integrate(velocity, start, condition.stack([condition] * len(seeds)), times=times, step=euler)
-        fitted = generator.mean.new_zeros(len(seeds), len(speech), hop, width)
-        fitted[:, :alive] = window[:, known:].float().view(len(seeds), alive, hop, width)
-        made = torch.cat([made, fitted], 2)
-    return [made[:, i, :count] for i, count in enumerate(frames)]
+    with torch.autocast("cpu", torch.bfloat16) if quick else nullcontext():
+        return [generator.samples(values, seeds, guidance=guidance, steps=steps).float() for values in speech]
 
 
 def motions(

@@ -28,7 +28,8 @@ from vivavoce.latent.retarget import Rest
 from vivavoce.metrics.lips import closure_f1, correlation
 from vivavoce.metrics.motion import mouth_width
 from vivavoce.train.augment import add_noise, babble, gain, mp3, music, room, shout, telephone, whisper
-from vivavoce.train.data import Clip, load_speech, read_manifest
+from vivavoce.train.corpus import load_sound
+from vivavoce.train.data import Clip, read_manifest
 
 Sound = Float[Tensor, " s"]
 Spoil = Callable[[Sound, np.random.Generator], Sound]
@@ -65,7 +66,7 @@ def figures(
     animator: Animator, clips: Sequence[Clip], faces: dict[str, Face], spoil: Spoil, seeds: Sequence[int], quick: bool
 ) -> dict[str, dict[str, float]]:
     """Medians over the clips of each group under one condition."""
-    sounds = [spoil(load_speech(clip.path), np.random.default_rng(i)) for i, clip in enumerate(clips)]
+    sounds = [spoil(load_sound(clip.path), np.random.default_rng(i)) for i, clip in enumerate(clips)]
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in GROUPS}
     for clip, made in zip(clips, motions(animator, sounds, seeds, quick=quick), strict=True):
         face = faces[clip.name]
@@ -117,7 +118,7 @@ def main() -> None:
     faces = {}
     for name, points in recorded(clips, args.tracks or args.out / "tracks").items():
         faces[name] = Face(rest_of(points, animator), lip_opening(points), mouth_width(points))
-    talkers = [load_speech(path) for path in sorted((args.data / "speech").glob("libritts*.flac"))[:8]]
+    talkers = [load_sound(path) for path in sorted((args.data / "speech").glob("libritts*.flac"))[:8]]
     if not talkers:
         fail(f"{args.data}/speech has no recordings to make babble of")
     results = {}

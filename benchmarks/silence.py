@@ -4,7 +4,8 @@
 
 Silence is digital or the tone of a room. A frame of it, from 0.3 s after the last word on, counts as closed where the opening of
 the mean face's lips is "closed" as the judge defines it (the lowest 12% of the range of the whole sound's opening) and under
-0.035 face heights. The head is alive where it moves: the spread of its rotation within the silence, and its speed, beside those in speech.
+0.035 face heights. The head is alive where it moves: the spread of its rotation within the silence, and its speed, beside those
+in speech.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vivavoce.metrics.lips import closed
 from vivavoce.metrics.motion import rotation_spread
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.train.augment import coloured_noise, speech_level
-from vivavoce.train.data import load_speech
+from vivavoce.train.corpus import load_sound
 
 SENTENCE_SECONDS, SILENCE_SECONDS = 5.0, 10.0
 SETTLING_SECONDS = 0.3  # after the last word
@@ -125,7 +126,7 @@ def main() -> None:
     seeds = list(range(args.seed, args.seed + args.samples))
     kept = Kept(args.out / "silence.json", {"weights": weights_of(args.weights), "seeds": seeds, "quick": args.quick})
     animator = Animator.load(args.weights)
-    speech = [load_speech(path) for path in paths]
+    speech = [load_sound(path) for path in paths]
     results = {}
     for name, tone_db in TONES_DB.items():
         results[name] = kept.get(name, figures, animator, [interrupted(s, tone_db) for s in speech], seeds, args.quick)

@@ -63,7 +63,8 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.topology import CHEEKS, NOSE_TIP
 from vivavoce.media.audio import read_audio
 from vivavoce.media.video import VideoWriter, read_frames
-from vivavoce.train.data import Clip, load_speech, read_manifest
+from vivavoce.train.corpus import load_sound
+from vivavoce.train.data import Clip, read_manifest
 
 MESH_COMPONENTS = 24  # judge.py's
 SHOWN = (
@@ -281,7 +282,7 @@ def on_curves(task: Task, judge: Judge, quick: bool) -> dict[str, Any]:
     animator = Animator.load(task.weights)
     points = recorded(clips, task.tracks)
     spoken = dict(zip(
-        (c.name for c in clips), motions(animator, [load_speech(c.path) for c in clips], task.seeds, quick=quick), strict=True
+        (c.name for c in clips), motions(animator, [load_sound(c.path) for c in clips], task.seeds, quick=quick), strict=True
     ))
     for name, chosen in grouped(clips):
         real = {c.name: judge.of_points(points[c.name]) for c in chosen}

@@ -371,6 +371,11 @@ def test_weights_find_their_encoder_again(folders: dict[str, Path], tmp_path: Pa
         reopen(written, checkpoint=other)
     with pytest.raises(ValueError, match="want 0 of them"):
         reopen(identity(open_encoder("streams")), checkpoint=now)
+    analysis = open_encoder("analysis")
+    assert torch.equal(features(reopen(identity(analysis)), sound).values, features(analysis, sound).values)
+    own = json.dumps([{"source": "Mine", "streams": {"mine": 3}}])
+    with pytest.raises(ValueError, match="own encoder, Mine"):
+        reopen(own)
     parts = json.loads(written)
     parts[0]["streams"]["prosodic"] += 1
     with pytest.raises(ValueError, match="trained on the streams"):

@@ -85,7 +85,10 @@ def open_encoder(*names: str) -> SpeechEncoder[Any]:
 
 
 def identity(encoder: SpeechEncoder[Any]) -> str:
-    """JSON that says which encoder this is and what it gives, for the metadata of weights trained on its features."""
+    """JSON that says which encoder this is and what it gives, for the metadata of weights trained on its features.
+
+    An encoder of somebody's own is noted by its class; `reopen` can't open that one.
+    """
     return json.dumps([_describe(part) for part in _parts(encoder)])
 
 
@@ -132,20 +135,26 @@ def _describe(encoder: SpeechEncoder[Any]) -> dict[str, Any]:
         return {"source": encoder.source, **weights, **gives}
     if isinstance(encoder, SpeechStreams):
         return {"source": STREAMS, "fingerprint": encoder.network.fingerprint(), **gives}
-    assert isinstance(encoder, Analysis), f"no name for a {type(encoder).__name__}"
-    return {"source": ANALYSIS, **gives}
+    return {"source": ANALYSIS if isinstance(encoder, Analysis) else type(encoder).__name__, **gives}
 
 
 def _reopen(part: Mapping[str, Any], phonetic: Path | None, checkpoint: Path | None) -> SpeechEncoder[Any]:
     encoder: SpeechEncoder[Any]
+    where: str | Path
     if part["source"] == ANALYSIS:
-        encoder, where, fingerprint = Analysis(), Path(), None
+        encoder, where, fingerprint = Analysis(), ANALYSIS, None
     elif part["source"] == STREAMS:
-        encoder = SpeechStreams.load(phonetic)
-        where, fingerprint = phonetic or "the phonetic network that ships", encoder.network.fingerprint()
+        encoder = streams = SpeechStreams.load(phonetic)
+        where, fingerprint = phonetic or "the one that ships", streams.network.fingerprint()
+    elif "layers" not in part:
+        raise ValueError(
+            f"the motion weights were trained with somebody's own encoder, {part['source']}, which can't be opened by name: "
+            f"make an Animator of its three parts"
+        )
     else:
-        encoder = PretrainedEncoder.load(checkpoint or part["source"], part["layers"], Windows(**part["windows"]))
-        where, fingerprint = checkpoint or part["source"], encoder.net.fingerprint
+        where = checkpoint or part["source"]
+        encoder = pretrained = PretrainedEncoder.load(where, part["layers"], Windows(**part["windows"]))
+        fingerprint = pretrained.net.fingerprint
     if fingerprint != part.get("fingerprint"):
         raise ValueError(
             f"the speech encoder, {where}, has other weights than the one that the motion weights were trained with "

@@ -210,8 +210,8 @@ def disguised(spectra: Float[Tensor, "b n c"], rng: np.random.Generator) -> Floa
         for _ in range(int(rng.integers(3))):
             first = int(rng.integers(frames))
             out[row, first : first + int(rng.integers(2, 8))] = 0.0
-        first, wide = int(rng.integers(BANDS)), int(rng.integers(0, 6))
-        out[row].view(frames, HOPS, BANDS)[..., first : first + wide] = 0.0
+        lowest, bands = int(rng.integers(BANDS)), int(rng.integers(0, 6))
+        out[row].view(frames, HOPS, BANDS)[..., lowest : lowest + bands] = 0.0
     return out
 
 
