@@ -127,8 +127,7 @@ def train_motion(options: cli.TrainMotion) -> None:
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     model, encoder = _parts(options.output, options.encoder)
-    heard = tuple(name for name in encoder.spec.streams if name != "acoustic")  # the phonetic stream is made of that
-    recipe = replace(recipe, levels={"listen": heard})
+    recipe = replace(recipe, levels={"listen": tuple(encoder.spec.streams)})
     torch.set_num_threads(1)
     with reporter() as report:
         weights = train_motion(recipe, model, encoder, report, report.say)

@@ -51,6 +51,7 @@ VARIANTS: Mapping[str, Variant] = {
     "uniform": Variant(says="uniform instead of learned selectors", net={"selector": "uniform"}),
     "attention": Variant(says="windowed cross-attention instead of FiLM", net={"injection": "attention"}),
     "log-mel": Variant(says="log-mel instead of the phonetic stream", levels={"listen": ("acoustic", "prosodic")}),
+    "all": Variant(says="log-mel beside both streams", levels={"listen": ("acoustic", "phonetic", "prosodic")}),
 }
 
 

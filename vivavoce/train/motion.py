@@ -49,7 +49,7 @@ class MotionRecipe:
 
     data: Path
     out: Path
-    steps: int = 3400
+    steps: int = 1850
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -63,9 +63,10 @@ class MotionRecipe:
     energy_power: float = 0.5  # see `loss_weight`
     estimate_weight: float = 1.0  # of the squared error of what the speech alone makes one expect
     person_power: float = 0.4  # a person is sampled in proportion to (seconds recorded) ** this
-    variants: int = 6  # augmented copies of a clip; of the person with most clips one in four gets a second copy
+    variants: int = 2  # augmented copies of a clip; of the person with most clips one in four gets a second copy
+    plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
-        temperature={"lips_jaw": 0.6}, amplitude={"cheeks_brows": 1.5, "rotation": 1.15, "translation": 1.2},
+        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.95, "cheeks_brows": 1.5, "rotation": 1.15, "translation": 1.2},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.
@@ -160,7 +161,8 @@ def prepare(
             found: list[Example] = []
             for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
                 others = [talking[j] for j in rng.integers(len(talking), size=2)]
-                found += examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
+                made = examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
+                found += made * (recipe.plain if how == PLAIN and clip.person != most else 1)
             save_examples(found, part)
         examples += load_examples(part)
     save_examples(examples, cache)
