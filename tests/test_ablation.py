@@ -66,7 +66,7 @@ def test_every_variant_changes_one_thing() -> None:
     for name, recipe in runs.items():
         assert replace(recipe, out=runs["full"].out, levels={}, net={}) == replace(runs["full"], levels={}, net={})
         levels = replace(LevelsConfig(streams=STREAMS), **recipe.levels)
-        assert len(levels.names) == {"phonetic": 6, "prosodic": 6, "local": 2, "global": 2}.get(name, 12)
+        assert len(levels.names) == {"phonetic": 6, "prosodic": 6, "local": 2, "global": 2, "all": 18}.get(name, 12)
         MotionTransformer.Config(event=4, levels=levels, style=3, **recipe.net)
     assert len({(str(r.levels), str(r.net)) for r in runs.values()}) == len(VARIANTS)
     assert len({r.out for r in runs.values()}) == len(VARIANTS)
