@@ -24,7 +24,10 @@ MIN_MEMORY_GIB = 2.0
 MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espeakng_loader"}
 
 # What each extra of pyproject.toml enables.
-EXTRAS = {"test": "running the tests: pytest"}
+EXTRAS = {
+    "train": "aligning recordings for `vivavoce train corpus`", "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
+    "test": "running the tests: pytest",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
