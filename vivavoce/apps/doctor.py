@@ -25,7 +25,8 @@ MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espea
 
 # What each extra of pyproject.toml enables.
 EXTRAS = {
-    "train": "aligning recordings for `vivavoce train corpus`", "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
+    "train": "aligning recordings for `vivavoce train corpus`",
+    "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
     "test": "running the tests: pytest",
 }
 
