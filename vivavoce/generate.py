@@ -16,11 +16,13 @@ from torch import Tensor
 
 from vivavoce.flow.guide import guided, pinned, with_prefix
 from vivavoce.flow.solve import euler, integrate
+from vivavoce.latent.closure import LEAD, TRAIL, LipClosure, demanded
 from vivavoce.latent.motion import Layout
 from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
+from vivavoce.speech.streams import bilabial
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class GeneratorState:
     """What the generation for one listener remembers.
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
-    latest motion, normalised, for each seed. ``done``: motion frames generated so far.
+    latest motion, normalised, for each seed, as the network made it. ``bilabial``: how probably each feature of ``heard`` is of a
+    p, b or m. ``done``: motion frames generated so far.
     """
 
     heard: Float[Tensor, "1 s v"]
     memory: Memory
     prefix: Float[Tensor, "b p d"]
+    bilabial: Float[Tensor, " s"]
     done: int = 0
 
 
@@ -64,13 +68,14 @@ class MotionGenerator:
     def __init__(
         self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
         mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
-        metadata: Mapping[str, str] | None = None,
+        closure: LipClosure | None = None, metadata: Mapping[str, str] | None = None,
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
-        ``metadata``: what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
+        ``closure``: shuts the lips on p, b and m where the encoder tells them (`speech.streams`). ``metadata``: what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
         """
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
+        self.closure = closure
         self.mean, self.std, self.style, self.silence = mean, std, style, silence
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
@@ -87,7 +92,7 @@ class MotionGenerator:
     def _after_silence(self, known: Float[Tensor, "b p d"], frame: int) -> GeneratorState:
         levels = self.net.config.levels
         silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
-        return GeneratorState(silence.clone(), Memory.start(levels), known, frame)
+        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(silence.shape[1]), frame)
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
@@ -117,10 +122,12 @@ class MotionGenerator:
         levels, hop = self.net.config.levels, self.windows.hop
         new, memory = hear(features[0], state.memory, levels)
         heard = torch.cat([state.heard, new[None]], 1)
+        said = torch.cat([state.bilabial, bilabial(features[0], levels.streams)])
         total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
         if last:
             quiet, memory = hear(self.silence.expand((hop + 1) * levels.stride + levels.lookahead, -1), memory, levels)
             heard = torch.cat([heard, quiet[None]], 1)
+            said = torch.cat([said, said.new_zeros(quiet.shape[0])])
         prefix, done = state.prefix, state.done
         made = [prefix[:, :0]]
         while made_frames(made) < total:
@@ -128,14 +135,25 @@ class MotionGenerator:
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            made.append(window)
+            made.append(self._closed(window * self.scale + self.mean, said[:span], prefix.shape[1]))
             known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
-            heard, prefix, done = heard[:, dropped * levels.stride :], known[:, dropped:], done + hop
+            heard, said = heard[:, dropped * levels.stride :], said[dropped * levels.stride :]
+            prefix, done = known[:, dropped:], done + hop
         motion = torch.cat(made, 1)
         if last:
             motion = motion[:, : max(total, 0)]
-        return motion * self.scale + self.mean, GeneratorState(heard.clone(), memory, prefix, done)
+        return motion, GeneratorState(heard.clone(), memory, prefix, said.clone(), done)
+
+    def _closed(self, motion: Float[Tensor, "b t d"], said: Float[Tensor, " s"], known: int) -> Float[Tensor, "b t d"]:
+        """The new frames of a window, their lips shut on p, b and m; ``said``: of all features of the window."""
+        if self.closure is None:
+            return motion
+        levels = self.net.config.levels
+        later = min(LEAD, levels.lookahead)
+        first = levels.history + levels.stride * known - TRAIL
+        near = said[first : len(said) - levels.lookahead + later]
+        return self.closure(motion, demanded(near, levels.stride, later))
 
     def _window(
         self, heard: Tensor, prefix: Tensor, done: int, seeds: Sequence[int], steps: int, guidance: float | None
@@ -154,6 +172,8 @@ class MotionGenerator:
         """Weights, statistics and configuration in one safetensors file."""
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         tensors |= {"mean": self.mean, "std": self.std, "style": self.style, "silence": self.silence}
+        if self.closure is not None:
+            tensors["closure.across"] = self.closure.across
         config = {"net": asdict(self.net.config), "layout": dict(self.layout.widths), "windows": asdict(self.windows)}
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, {**metadata, "config": json.dumps(config)})
 
@@ -172,7 +192,8 @@ class MotionGenerator:
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         return cls(
             net, Layout(config["layout"]), windows,
-            mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"], metadata=metadata,
+            mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
+            closure=LipClosure(tensors["closure.across"]) if "closure.across" in tensors else None, metadata=metadata,
         )
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from vivavoce.speech import acoustic
 from vivavoce.speech.encoder import RATE_HZ
+from vivavoce.speech.phones import VISEME_OF, VISEMES
 
 PhoneticState = tuple[Tensor, ...]
 """What every convolution still needs of its input's past, (kernel - 1, channels) each."""
@@ -77,6 +78,11 @@ class PhoneticNetwork(nn.Module):
     def logits(self, bottleneck: Float[Tensor, "*b d"]) -> Float[Tensor, "*b p"]:
         """Phone logits; softmax gives the posteriors."""
         return self.classify(bottleneck)
+
+    def visemes(self, bottleneck: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+        """Posteriors of `phones.VISEMES`: a viseme is as likely as its phones together."""
+        posterior = self.logits(bottleneck).softmax(-1)
+        return posterior.new_zeros(*posterior.shape[:-1], len(VISEMES)).index_add(-1, torch.tensor(VISEME_OF), posterior)
 
     @torch.inference_mode()
     def start(self, silence: Float[Tensor, " c"]) -> PhoneticState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,12 @@ from vivavoce.media.track import Track
 from vivavoce.speech import acoustic, prosody
 from vivavoce.speech.analysis import BLOCK, Analysis, AnalysisState
 from vivavoce.speech.encoder import RATE_HZ, SpeechSpec, features
+from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.phonetic import PhoneticNetwork, PhoneticState
+
+
+VISEME_STREAM = "visemes"
+"""The stream of posteriors of `phones.VISEMES`: for whoever wants to know what is said; the network's ears are the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +33,16 @@ class StreamsState:
     """Analysed frames whose phonetic features still need sound to come."""
 
 
+def bilabial(features: Float[Tensor, "*b w"], streams: Mapping[str, int]) -> Float[Tensor, "*b"]:
+    """Probability that each feature of an encoder with these streams is of a p, b, m or their like; 0 if it does not tell."""
+    if VISEME_STREAM not in streams:
+        return features.new_zeros(features.shape[:-1])
+    said = dict(zip(streams, features.split(list(streams.values()), -1), strict=True))[VISEME_STREAM]
+    return said[..., VISEMES.index("PBM")]
+
+
 class SpeechStreams:
-    """The analysis and, from its acoustic stream, the phonetic network's bottleneck: a SpeechEncoder.
+    """The analysis and, from its acoustic stream, the phonetic network's bottleneck and viseme posteriors: a SpeechEncoder.
 
     The network works in blocks of a fixed number of frames at fixed places, so that, as in the analysis, every bit is independent
     of how the sound was cut. The encoder holds constants only and may be shared.
@@ -40,7 +54,9 @@ class SpeechStreams:
         spec = self.analysis.spec
         self.spec = SpeechSpec(
             sample_rate_hz=spec.sample_rate_hz, rate_hz=spec.rate_hz,
-            streams={"acoustic": acoustic.WIDTH, "phonetic": network.config.bottleneck, "prosodic": prosody.WIDTH},
+            streams={
+                "acoustic": acoustic.WIDTH, "phonetic": network.config.bottleneck, VISEME_STREAM: len(VISEMES), "prosodic": prosody.WIDTH,
+            },
             lookahead_seconds=spec.lookahead_seconds + network.config.lookahead_seconds, block_seconds=spec.block_seconds,
         )
         second = features(self.analysis, torch.zeros(spec.sample_rate_hz)).values[0]
@@ -68,10 +84,10 @@ class SpeechStreams:
         if last:  # silence follows
             spare = -(len(analysed) + ahead) % self._block
             analysed = torch.cat([analysed, self._silence.expand(ahead + spare, -1)])
-        phonetic, parts = state.phonetic, [known.new_zeros(0, self.network.config.bottleneck)]
+        phonetic, parts = state.phonetic, [known.new_zeros(0, self.network.config.bottleneck + len(VISEMES))]
         for begin in range(0, len(analysed), self._block):
             part, phonetic = self.network.step(analysed[begin : begin + self._block, : acoustic.WIDTH], phonetic)
-            parts.append(part)
+            parts.append(torch.cat([part, self.network.visemes(part)], dim=1))
         heard = torch.cat(parts)
         heard = heard[max(0, ahead - round(track.start * RATE_HZ)) :]  # the first outputs belong to frames before the sound
         count = len(known) if last else len(heard)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.generate import MotionGenerator, WindowConfig
+from vivavoce.latent.closure import LipClosure
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
 from vivavoce.nets.hearing import hear_all, hear_silence
@@ -217,7 +218,9 @@ def train_motion(
         progress("training", run.step, recipe.steps)
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
-            generator = MotionGenerator(run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence)
+            generator = MotionGenerator(
+                run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence, closure=LipClosure.of(model)
+            )
             settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
             generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings), "encoder": identity(encoder)})
             entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock}

@@ -228,11 +228,11 @@ def accuracy(network: PhoneticNetwork, heldout: Iterable[Labelled]) -> dict[str,
     for utterance in heldout:
         config = network.config
         spectra = torch.cat([silence.expand(config.past, -1), utterance.spectra.float(), silence.expand(config.ahead, -1)])
-        posterior = network.logits(network(spectra[None]))[0].softmax(-1)
-        looks = torch.zeros(len(posterior), max(VISEME_OF) + 1).index_add_(1, visemes, posterior)
+        bottleneck = network(spectra[None])[0]
         spoken = utterance.phones.long() > SILENCE
         truth = utterance.phones.long()[spoken]
-        right = [(posterior[spoken].argmax(-1) == truth).sum(), (looks[spoken].argmax(-1) == visemes[truth]).sum()]
+        heard = bottleneck[spoken]
+        right = [(network.logits(heard).argmax(-1) == truth).sum(), (network.visemes(heard).argmax(-1) == visemes[truth]).sum()]
         kind = "recorded" if utterance.recorded else "synthetic"
         counts[f"{kind} {utterance.language}"] += [*map(float, right), float(spoken.sum())]
     return {k: {"phones": float(a / n), "visemes": float(b / n), "frames": float(n)} for k, (a, b, n) in sorted(counts.items())}

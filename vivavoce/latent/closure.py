@@ -1,0 +1,50 @@
+"""Lips that meet on p, b and m: where the sound demands a closure, motion is moved to the nearest one that has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vivavoce.latent.mesh import FaceModel
+from vivavoce.latent.motion import Layout
+from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
+
+DOUBT, SURE = 0.2, 0.5  # probability of a bilabial under which lips are left alone, and from which on they meet
+TRAIL, LEAD = 1, 3  # features before and after a motion frame's own whose bilabials shut it: lips are there before the sound
+
+
+@dataclass(frozen=True)
+class LipClosure:
+    """The gap between the inner lips, beyond that of lips that touch, is linear in packed motion: gap = across . motion.
+
+    Coefficients of the lips are in standard deviations, so the shortest step that closes the gap, along ``across``, is the
+    likeliest one too. ``across``: face heights of gap for a unit of motion.
+    """
+
+    across: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, model: FaceModel) -> LipClosure:
+        """That of a face model."""
+        layout = Layout.of(model.widths())
+        lips = torch.from_numpy(model.expression["lips_jaw"]).float()
+        middle = slice(2, 7)
+        gap = (lips[:, INNER_LOWER[middle], 1] - lips[:, INNER_UPPER[middle], 1]).mean(1)
+        across = layout.spread({name: float(name == "lips_jaw") for name in layout.widths})
+        across[across > 0] = gap
+        return cls(across)
+
+    def __call__(self, motion: Float[Tensor, "*b t d"], amount: Float[Tensor, " t"]) -> Float[Tensor, "*b t d"]:
+        """``motion`` with so much (0 to 1) of the open gap of each frame taken away."""
+        gap = (motion @ self.across).clamp(min=0)
+        return motion - (amount * gap)[..., None] * (self.across / self.across.square().sum())
+
+
+def demanded(bilabial: Float[Tensor, " n"], stride: int, later: int = LEAD) -> Float[Tensor, " t"]:
+    """How far lips have to close, from the probability of a bilabial in every feature: for each motion frame, ``stride`` features
+    apart, whose features from `TRAIL` before to ``later`` after its own are there."""
+    near = bilabial.unfold(0, TRAIL + 1 + later, stride).amax(-1)
+    return ((near - DOUBT) / (SURE - DOUBT)).clamp(0, 1)
