@@ -90,9 +90,9 @@ def test_the_level_of_the_utterance_hears_the_mean_at_its_own_feature() -> None:
 
 
 def test_shipped_widths_are_the_declared_ones() -> None:
-    """About 60 ms, 180 ms, 0.6 s, 1.5 s and 4 s at 50 features a second, and at most four features ahead."""
+    """About 60 ms, 300 ms, 0.6 s, 1.5 s and 4 s at 50 features a second, and at most seven features ahead."""
     levels = LevelsConfig(streams={"acoustic": 80, "phonetic": 64, "prosodic": 9})
-    assert levels.spans == [3, 9, 31, 73, 201, 500]
+    assert levels.spans == [3, 15, 31, 73, 201, 500]
     assert levels.lookahead <= 4
     assert len(levels.names) == 12
 

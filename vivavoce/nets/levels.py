@@ -32,10 +32,10 @@ class LevelsConfig:
 
     streams: Mapping[str, int]
     listen: tuple[str, ...] = ("phonetic", "prosodic")
-    widths: tuple[tuple[int, int], ...] = ((1, 1), (4, 1), (5, 3), (6, 6), (10, 10))
+    widths: tuple[tuple[int, int], ...] = ((1, 1), (7, 1), (5, 3), (6, 6), (10, 10))
     memory: int | None = 500
     stride: int = 2
-    ahead: int = 1
+    ahead: int = 3
     width: int = 96
     stem: int = 96
     filters: int = 8
@@ -46,7 +46,7 @@ class LevelsConfig:
         if unknown or not self.listen:
             raise ValueError(f"the streams {list(self.listen)} are to be heard: give some of {list(self.streams)}")
         if not self.widths:
-            raise ValueError("no widths of levels were given: give at least one, such as (4, 1)")
+            raise ValueError("no widths of levels were given: give at least one, such as (7, 1)")
 
     @property
     def past(self) -> int:
@@ -173,7 +173,12 @@ class StreamLevels(nn.Module):
 
 
 class LevelSelector(nn.Module):
-    """A = sum_l softmax(W)_l L_l with one learned W for each block, static over time (1.3). Starts uniform, and may stay so."""
+    """A = sum_l softmax(W)_l L_l with one learned W for each block, static over time (1.3). Starts uniform, and may stay so.
+
+    W is ``pace`` times a parameter: Adam moves every number by about its learning rate, which would keep W near zero.
+    """
+
+    pace = 10.0
 
     def __init__(self, blocks: int, levels: int, kind: Literal["learned", "uniform"] = "learned"):
         super().__init__()
@@ -181,7 +186,7 @@ class LevelSelector(nn.Module):
 
     def weights(self) -> Float[Tensor, "k l"]:
         """How much each block listens to each level; rows sum to one."""
-        return functional.softmax(self.logits, -1)
+        return functional.softmax(self.pace * self.logits, -1)
 
     def forward(self, levels: Float[Tensor, "l b t d"]) -> Float[Tensor, "k b t d"]:
         """Each block's mixture of all levels."""

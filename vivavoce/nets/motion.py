@@ -86,16 +86,17 @@ class MotionTransformer(nn.Module):
         False for condition dropout.
         """
         levels = self.levels(speech, frames)
-        levels = torch.where(has_speech[:, None, None], levels, self.levels.absent.to(levels.dtype))
+        absent = self.levels.absent.to(levels.dtype)
+        heard = has_speech[:, None, None]
+        # Which of the two counts is decided for the few mixtures, not for all levels: selection is linear.
+        chosen, unheard = self._choose(levels), self._choose(absent)
+        expected, unexpected = self.expecting(levels)[0], self.expecting(absent)[0]
         return Condition(
-            speech=self._prepare(self._choose(levels)), estimate=self._estimate(levels),
+            speech=self._prepare(torch.where(heard, chosen, unheard)),
+            estimate=self.estimator(torch.where(heard, expected, unexpected)),
             style=torch.where(has_style[:, None], self.style(style), self.no_style),
-            no_speech=self._prepare(self._choose(self.levels.absent)), no_estimate=self._estimate(self.levels.absent),
-            no_style=self.no_style,
+            no_speech=self._prepare(unheard), no_estimate=self.estimator(unexpected), no_style=self.no_style,
         )
-
-    def _estimate(self, levels: Float[Tensor, "l b t d"]) -> Float[Tensor, "b t d"]:
-        return self.estimator(self.expecting(levels)[0])
 
     def _choose(self, levels: Float[Tensor, "l b t d"]) -> Float[Tensor, "k b t d"]:
         """The mixtures of all blocks; for attention, which chooses for itself, still the levels."""

@@ -26,6 +26,7 @@ from vivavoce.metrics.lips import best_lag, closure_f1, correlation
 from vivavoce.metrics.motion import brow_height, mouth_width, rotation_spread
 from vivavoce.speech.encoder import SpeechEncoder
 from vivavoce.train.data import Example, Progress
+from vivavoce.train.loop import mixed_precision
 from vivavoce.train.motion import MotionRecipe, Sampler, loss_weight, prepare, train_motion
 
 SAMPLES = 4  # motions of each recording
@@ -41,12 +42,12 @@ class Variant:
     net: Mapping[str, Any] = field(default_factory=dict)
 
 
-LOCAL, GLOBAL = (4, 1), (10, 10)  # 180 ms and 4 s, of the widths of `LevelsConfig`
+LOCAL, GLOBAL = (7, 1), (10, 10)  # 300 ms and 4 s, of the widths of `LevelsConfig`
 VARIANTS: Mapping[str, Variant] = {
     "full": Variant(says="both streams, all widths, learned selectors, FiLM"),
     "phonetic": Variant(says="phonetic stream only", levels={"listen": ("phonetic",)}),
     "prosodic": Variant(says="prosodic stream only", levels={"listen": ("prosodic",)}),
-    "local": Variant(says="one width only: 180 ms", levels={"widths": (LOCAL,), "memory": None}),
+    "local": Variant(says="one width only: 300 ms", levels={"widths": (LOCAL,), "memory": None}),
     "global": Variant(says="one width only: 4 s", levels={"widths": (GLOBAL,), "memory": None}),
     "uniform": Variant(says="uniform instead of learned selectors", net={"selector": "uniform"}),
     "attention": Variant(says="windowed cross-attention instead of FiLM", net={"injection": "attention"}),
@@ -109,7 +110,8 @@ def ablate(
             if not done.exists():
                 report(f"{name}, seed {seed}")
                 weights = train_motion(recipe, model, encoder, progress, report, examples=examples["train"])
-                figures = judge(MotionGenerator.load(weights), examples["val"], model, recipe, progress)
+                with mixed_precision():
+                    figures = judge(MotionGenerator.load(weights), examples["val"], model, recipe, progress)
                 _write(done, json.dumps(figures, indent=1))
                 report(" ".join(f"{k} {v:.3f}" for k, v in figures.items()))
                 gc.collect()

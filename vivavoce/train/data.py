@@ -48,7 +48,7 @@ class Clip:
 class Example:
     """A stretch of one clip without cuts: packed motion and, where it talks, the whole clip's speech features.
 
-    ``first``: the speech feature at the stretch's first frame. ``motion`` has blinks taken out (`latent.blink` makes them).
+    ``talks``: it speaks itself; an idle face may have the speech features of a quiet room. ``first``: the speech feature at the stretch's first frame. ``motion`` has blinks taken out (`latent.blink` makes them).
     ``style``: see `style_of`.
     """
 
@@ -58,6 +58,7 @@ class Example:
     speech: Float[torch.Tensor, "s w"] | None
     first: int
     style: Float[torch.Tensor, " 3"]
+    talks: bool = True
 
 
 def save_examples(examples: Sequence[Example], path: Path) -> None:
@@ -71,7 +72,7 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
         if example.speech is not None:
             key = speech.setdefault(id(example.speech), f"speech.{i}")
             tensors[key] = example.speech
-        rows.append({"person": example.person, "clip": example.clip, "first": example.first, "speech": key})
+        rows.append({"person": example.person, "clip": example.clip, "first": example.first, "speech": key, "talks": example.talks})
     partial = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"rows": json.dumps(rows)})
     partial.rename(path)
@@ -84,7 +85,7 @@ def load_examples(path: Path) -> list[Example]:
         rows = json.loads((file.metadata() or {})["rows"])
     return [
         Example(
-            person=row["person"], clip=row["clip"], first=row["first"], motion=tensors[f"motion.{i}"],
+            person=row["person"], clip=row["clip"], first=row["first"], talks=row["talks"], motion=tensors[f"motion.{i}"],
             style=tensors[f"style.{i}"], speech=None if row["speech"] is None else tensors[row["speech"]],
         )
         for i, row in enumerate(rows)
@@ -236,7 +237,7 @@ def examples_of(
             old = np.arange(int(len(packed) * stretch)) / stretch
             packed = np.stack([np.interp(old, np.arange(len(packed)), c) for c in packed.T], 1)
         examples.append(Example(
-            person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=heard,
+            person=clip.person, clip=clip.name, talks=clip.talks, motion=torch.from_numpy(packed.astype(np.float32)), speech=heard,
             first=round(run.start / MOTION_RATE_HZ * stretch * encoder.spec.rate_hz), style=style_of(packed, layout),
         ))
     return examples

@@ -50,7 +50,7 @@ class MotionRecipe:
 
     data: Path
     out: Path
-    steps: int = 1850
+    steps: int = 2500
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -75,19 +75,23 @@ class MotionRecipe:
     levels: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of LevelsConfig
     net: Mapping[str, Any] = field(default_factory=dict)  # and of MotionTransformer.Config
     dropout: float = 0.1
+    speech_noise: float = 0.3  # deviation of noise on the speech features
     checkpoint_every: int = 500
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised motion, the speech features around it, style, and which of the two the network is told."""
+    """Normalised motion, the speech features around it, style, and which of the two the network is told; and the speakers' habits:
+    where their motion is on average, and its spread, both against everybody's."""
 
     motion: Float[Tensor, "b t d"]
     speech: Float[Tensor, "b s w"]
     style: Float[Tensor, "b k"]
     has_speech: Tensor
     has_style: Tensor
+    habit: Float[Tensor, "b 1 d"]
+    range: Float[Tensor, "b 1 d"]
 
 
 class Sampler:
@@ -99,6 +103,7 @@ class Sampler:
         self.examples = [replace(e, speech=heard.get(id(e.speech))) for e in examples]
         self.levels, self.silence = levels, hear_silence(silence, levels)
         self.mean, self.std, self.style_mean, self.style_std = mean, std, style_mean, style_std
+        self.habits = habits(examples, mean, std)
         people: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
             people.setdefault(example.person, []).append(i)
@@ -110,7 +115,7 @@ class Sampler:
     def draw(self, count: int, frames: int, rng: np.random.Generator, drop_speech: float, drop_style: float) -> Batch:
         """``count`` windows of ``frames`` frames; the conditions are dropped with these probabilities."""
         motions: list[Tensor] = []
-        speeches, styles, has = [], [], []
+        speeches, styles, has, speakers = [], [], [], []
         levels = self.levels
         while len(motions) < count:
             person = rng.choice(len(self.people), p=self.person_weight)
@@ -124,10 +129,22 @@ class Sampler:
             span = range(first - levels.history, first + levels.stride * (frames - 1) + 1 + levels.lookahead)
             speeches.append(cut(example.speech, span, self.silence))
             has.append(example.speech is not None)
+            speakers.append(self.habits.get(example.person, (torch.zeros_like(self.mean), torch.ones_like(self.std))))
             styles.append((example.style - self.style_mean) / self.style_std)
         has_speech = torch.tensor(has) & torch.from_numpy(rng.random(count) >= drop_speech)
         has_style = torch.from_numpy(rng.random(count) >= drop_style)
-        return Batch(torch.stack(motions), torch.stack(speeches), torch.stack(styles), has_speech, has_style)
+        habit, spread = (torch.stack(part)[:, None] for part in zip(*speakers, strict=True))
+        return Batch(torch.stack(motions), torch.stack(speeches), torch.stack(styles), has_speech, has_style, habit, spread)
+
+
+def habits(examples: Sequence[Example], mean: Tensor, std: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and spread of the motion of each person who talks, both in everybody's deviations; a spread never comes near 0."""
+    people: dict[str, list[Tensor]] = {}
+    for example in examples:
+        if example.talks and example.speech is not None:
+            people.setdefault(example.person, []).append((example.motion - mean) / std)
+    found = {person: torch.cat(parts) for person, parts in people.items()}
+    return {person: (motion.mean(0), (motion.std(0) + 0.1) / 1.1) for person, motion in found.items()}
 
 
 def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, " w"]) -> Float[Tensor, "n w"]:
@@ -250,7 +267,10 @@ def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Ten
 
 def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generator, recipe: MotionRecipe, weight: Tensor,
                 windows: WindowConfig) -> Tensor:
-    """Flow matching on random windows whose first frames may be clean, each clip with one flow time, and the estimate's error."""
+    """Flow matching on random windows whose first frames may be clean, each clip with one flow time, and the estimate's error.
+
+    The estimate is of a speaker of average habits; it is compared, and handed to the flow, after it has been given the speaker's.
+    """
     known = windows.hop * int(rng.integers(windows.prefix // windows.hop + 1))
     frames = known + windows.hop * int(rng.integers(1, 3))
     batch = sampler.draw(recipe.batch, frames, rng, recipe.drop_speech, recipe.drop_style)
@@ -264,9 +284,13 @@ def motion_loss(net: MotionTransformer, sampler: Sampler, rng: np.random.Generat
     data = batch.motion.clone()
     data[:, :known] += 0.1 * torch.randn(data[:, :known].shape, generator=generator)
     with mixed_precision():
-        condition = net.train().listen(batch.speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
+        speech = batch.speech + recipe.speech_noise * torch.randn(batch.speech.shape, generator=generator)
+        condition = net.train().listen(speech, batch.style, frames, has_speech=batch.has_speech, has_style=batch.has_style)
+        # Speech tells what everybody would do; how far this one opens the mouth, and from where, no ear can know.
+        own = condition.estimate.float() * batch.range + batch.habit
+        condition = replace(condition, estimate=torch.where(batch.has_speech[:, None, None], own, condition.estimate.float()))
         loss = flow_matching_loss(net, data, condition, noise=noise, time=flow_time, mask=mask, weight=weight).mean()
-    estimated = ((condition.estimate.float() - batch.motion).square() * weight).mean()
+    estimated = ((condition.estimate - batch.motion).square() * weight).mean()
     return loss + recipe.estimate_weight * estimated
 
 
