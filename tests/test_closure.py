@@ -7,12 +7,12 @@ import torch
 
 from vivavoce import Animator, Audio
 from vivavoce.generate import MotionGenerator
-from vivavoce.latent.closure import LEAD, TRAIL, LipClosure, demanded
+from vivavoce.latent.closure import LEAD, PAUSE, SETTLING, TRAIL, LipClosure, demanded
 from vivavoce.latent.mesh import FaceModel, lip_opening
 from vivavoce.latent.motion import Layout
 from vivavoce.speech.encoder import features
 from vivavoce.speech.phones import VISEMES
-from vivavoce.speech.streams import VISEME_STREAM, bilabial
+from vivavoce.speech.streams import VISEME_STREAM, said
 
 
 def opening(model: FaceModel, packed: torch.Tensor) -> np.ndarray:
@@ -44,13 +44,30 @@ def test_closed_lips_stay(animator: Animator) -> None:
     assert torch.equal(closure(pressed, torch.ones(1)), pressed)
 
 
+def around(frames: int, stride: int = 2) -> torch.Tensor:
+    return torch.zeros(TRAIL + stride * (frames - 1) + 1 + LEAD)
+
+
 def test_a_bilabial_shuts_the_frames_around_it() -> None:
-    stride, frames = 2, 10
-    said = torch.zeros(TRAIL + stride * (frames - 1) + 1 + LEAD)
-    said[TRAIL + stride * 5] = 1.0  # the own feature of frame 5
-    amount = demanded(said, stride)
-    assert len(amount) == frames
+    bilabial, silence = around(10), around(10)
+    bilabial[TRAIL + 2 * 5] = 1.0  # the own feature of frame 5
+    amount = demanded(bilabial, silence, 2)
+    assert len(amount) == 10
     assert amount.nonzero().flatten().tolist() == [4, 5]  # and the frame before: the lips are there first
+
+
+def test_lips_come_to_rest_in_a_long_silence_and_wake_before_the_sound() -> None:
+    silence = around(60)
+    silence[TRAIL + 20 : TRAIL + 90] = 0.9
+    amount = demanded(around(60), silence, 2)
+    first, last = 20 + PAUSE - 1, 89 - LEAD  # features
+    assert not amount[: first // 2].any()
+    assert (amount.diff()[: last // 2] >= 0).all()
+    assert (amount[(first + SETTLING) // 2 + 1 : last // 2] == 1).all()
+    assert not amount[last // 2 + 1 :].any()
+    pause = around(60)
+    pause[TRAIL + 20 : TRAIL + 20 + PAUSE] = 0.9
+    assert not demanded(around(60), pause, 2).any()
 
 
 def test_the_sound_shuts_the_lips_of_what_is_generated(animator: Animator, sentence: Audio) -> None:
@@ -64,8 +81,8 @@ def test_the_sound_shuts_the_lips_of_what_is_generated(animator: Animator, sente
     without = MotionGenerator(generator.net, generator.layout, generator.windows, **parts)
     shut, free = (g.samples(values, [0])[0] for g in (generator, without))
     streams = generator.net.config.levels.streams
-    said = bilabial(values[0], streams)
-    amount = demanded(torch.nn.functional.pad(said, (TRAIL, LEAD + 2)), 2)[: len(free)]
+    visemes = torch.nn.functional.pad(said(values[0], streams), (0, 0, TRAIL, LEAD + 2))
+    amount = demanded(visemes[:, VISEMES.index("PBM")], visemes[:, VISEMES.index("sil")], 2)[: len(free)]
     assert (amount > 0.9).sum() >= 6  # my mother bought a blue boat, people may be busy
     changed = (shut - free).abs().amax(1) > 1e-6
     assert not changed[amount == 0].any()
@@ -76,8 +93,8 @@ def test_the_sound_shuts_the_lips_of_what_is_generated(animator: Animator, sente
 
 def test_who_does_not_hear_visemes_is_left_alone() -> None:
     streams = {"acoustic": 3, "prosodic": 2}
-    assert not bilabial(torch.rand(4, 5), streams).any()
+    assert not said(torch.rand(4, 5), streams).any()
     told = {**streams, VISEME_STREAM: len(VISEMES)}
     values = torch.zeros(4, 5 + len(VISEMES))
     values[2, 5 + VISEMES.index("PBM")] = 0.7
-    assert bilabial(values, told).tolist() == [0, 0, torch.tensor(0.7).item(), 0]
+    assert torch.equal(said(values, told), values[:, 5:])

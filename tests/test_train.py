@@ -104,6 +104,7 @@ def test_training_learns(model: FaceModel, tmp_path: Path) -> None:
 def test_examples_come_back_from_their_file(model: FaceModel, tmp_path: Path) -> None:
     examples = toy_examples(model, 3)
     examples = [examples[0], replace(examples[1], speech=examples[0].speech, first=7), replace(examples[2], speech=None)]
+    examples.append(examples[2])  # one that counts twice
     save_examples(examples, tmp_path / "x.safetensors")
     for here, there in zip(examples, load_examples(tmp_path / "x.safetensors"), strict=True):
         assert (here.person, here.clip, here.first) == (there.person, there.clip, there.first)

@@ -22,7 +22,8 @@ from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
-from vivavoce.speech.streams import bilabial
+from vivavoce.speech.phones import VISEMES
+from vivavoce.speech.streams import said
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ class GeneratorState:
     """What the generation for one listener remembers.
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
-    latest motion, normalised, for each seed, as the network made it. ``bilabial``: how probably each feature of ``heard`` is of a
-    p, b or m. ``done``: motion frames generated so far.
+    latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `closure.TRAIL` features
+    before the next motion frame's own on. ``done``: motion frames generated so far.
     """
 
     heard: Float[Tensor, "1 s v"]
     memory: Memory
     prefix: Float[Tensor, "b p d"]
-    bilabial: Float[Tensor, " s"]
+    said: Float[Tensor, "s v"]
     done: int = 0
 
 
@@ -92,7 +93,7 @@ class MotionGenerator:
     def _after_silence(self, known: Float[Tensor, "b p d"], frame: int) -> GeneratorState:
         levels = self.net.config.levels
         silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
-        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(silence.shape[1]), frame)
+        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(TRAIL, len(VISEMES)), frame)
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
@@ -122,12 +123,12 @@ class MotionGenerator:
         levels, hop = self.net.config.levels, self.windows.hop
         new, memory = hear(features[0], state.memory, levels)
         heard = torch.cat([state.heard, new[None]], 1)
-        said = torch.cat([state.bilabial, bilabial(features[0], levels.streams)])
+        visemes = torch.cat([state.said, said(features[0], levels.streams)])
         total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
         if last:
             quiet, memory = hear(self.silence.expand((hop + 1) * levels.stride + levels.lookahead, -1), memory, levels)
             heard = torch.cat([heard, quiet[None]], 1)
-            said = torch.cat([said, said.new_zeros(quiet.shape[0])])
+            visemes = torch.cat([visemes, visemes.new_zeros(len(quiet), len(VISEMES))])
         prefix, done = state.prefix, state.done
         made = [prefix[:, :0]]
         while made_frames(made) < total:
@@ -135,25 +136,25 @@ class MotionGenerator:
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            made.append(self._closed(window * self.scale + self.mean, said[:span], prefix.shape[1]))
+            made.append(self._closed(window * self.scale + self.mean, visemes))
             known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
-            heard, said = heard[:, dropped * levels.stride :], said[dropped * levels.stride :]
+            heard, visemes = heard[:, dropped * levels.stride :], visemes[hop * levels.stride :]
             prefix, done = known[:, dropped:], done + hop
         motion = torch.cat(made, 1)
         if last:
             motion = motion[:, : max(total, 0)]
-        return motion, GeneratorState(heard.clone(), memory, prefix, said.clone(), done)
+        return motion, GeneratorState(heard.clone(), memory, prefix, visemes.clone(), done)
 
-    def _closed(self, motion: Float[Tensor, "b t d"], said: Float[Tensor, " s"], known: int) -> Float[Tensor, "b t d"]:
-        """The new frames of a window, their lips shut on p, b and m; ``said``: of all features of the window."""
+    def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
+        """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""
         if self.closure is None:
             return motion
         levels = self.net.config.levels
         later = min(LEAD, levels.lookahead)
-        first = levels.history + levels.stride * known - TRAIL
-        near = said[first : len(said) - levels.lookahead + later]
-        return self.closure(motion, demanded(near, levels.stride, later))
+        near = visemes[: TRAIL + levels.stride * (motion.shape[1] - 1) + 1 + later]
+        bilabial, silence = (near[:, VISEMES.index(name)] for name in ("PBM", "sil"))
+        return self.closure(motion, demanded(bilabial, silence, levels.stride, later))
 
     def _window(
         self, heard: Tensor, prefix: Tensor, done: int, seeds: Sequence[int], steps: int, guidance: float | None

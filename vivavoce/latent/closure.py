@@ -1,4 +1,4 @@
-"""Lips that meet on p, b and m: where the sound demands a closure, motion is moved to the nearest one that has it."""
+"""Lips that meet on p, b and m, and rest in silence: where the sound demands it, motion is moved to the nearest one that does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from vivavoce.latent.motion import Layout
 from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 
 DOUBT, SURE = 0.2, 0.5  # probability of a bilabial under which lips are left alone, and from which on they meet
-TRAIL, LEAD = 1, 3  # features before and after a motion frame's own whose bilabials shut it: lips are there before the sound
+BEFORE, AFTER = 1, 3  # features before and after a motion frame's own whose bilabials shut it: lips are there before the sound
+QUIET, SILENT = 0.4, 0.8  # probability of silence under which somebody talks, and from which on nobody does
+PAUSE, SETTLING = 20, 10  # features of silence until lips begin to close, and further ones until they are closed
+WAKING = 7  # features before a sound at which lips are free again
+TRAIL, LEAD = PAUSE + SETTLING - 1, WAKING  # features before and after a motion frame's own that decide about it
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,17 @@ class LipClosure:
         return motion - (amount * gap)[..., None] * (self.across / self.across.square().sum())
 
 
-def demanded(bilabial: Float[Tensor, " n"], stride: int, later: int = LEAD) -> Float[Tensor, " t"]:
-    """How far lips have to close, from the probability of a bilabial in every feature: for each motion frame, ``stride`` features
-    apart, whose features from `TRAIL` before to ``later`` after its own are there."""
-    near = bilabial.unfold(0, TRAIL + 1 + later, stride).amax(-1)
-    return ((near - DOUBT) / (SURE - DOUBT)).clamp(0, 1)
+def demanded(
+    bilabial: Float[Tensor, " n"], silence: Float[Tensor, " n"], stride: int, later: int = LEAD
+) -> Float[Tensor, " t"]:
+    """How far lips have to close, from the probabilities of a bilabial and of silence in every feature.
+
+    For each motion frame, ``stride`` features apart, whose features from `TRAIL` before to ``later`` after its own are there.
+    Lips meet at once for a bilabial, come to rest in a long silence, and are free as soon as speech is in sight.
+    """
+    after = min(AFTER, later)
+    near = bilabial[TRAIL - BEFORE : len(bilabial) - later + after].unfold(0, BEFORE + 1 + after, stride).amax(-1)
+    meeting = ((near - DOUBT) / (SURE - DOUBT)).clamp(0, 1)
+    hush = ((silence - QUIET) / (SILENT - QUIET)).clamp(0, 1).unfold(0, PAUSE + later, 1).amin(-1)
+    recent = hush.unfold(0, SETTLING, stride)
+    return torch.maximum(meeting, torch.minimum(recent.mean(-1), recent[..., -1]))

@@ -33,12 +33,11 @@ class StreamsState:
     """Analysed frames whose phonetic features still need sound to come."""
 
 
-def bilabial(features: Float[Tensor, "*b w"], streams: Mapping[str, int]) -> Float[Tensor, "*b"]:
-    """Probability that each feature of an encoder with these streams is of a p, b, m or their like; 0 if it does not tell."""
+def said(features: Float[Tensor, "*b w"], streams: Mapping[str, int]) -> Float[Tensor, "*b v"]:
+    """Posteriors of `phones.VISEMES` in the features of an encoder with these streams; 0 if it does not tell."""
     if VISEME_STREAM not in streams:
-        return features.new_zeros(features.shape[:-1])
-    said = dict(zip(streams, features.split(list(streams.values()), -1), strict=True))[VISEME_STREAM]
-    return said[..., VISEMES.index("PBM")]
+        return features.new_zeros(*features.shape[:-1], len(VISEMES))
+    return dict(zip(streams, features.split(list(streams.values()), -1), strict=True))[VISEME_STREAM]
 
 
 class SpeechStreams:

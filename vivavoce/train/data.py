@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,17 +63,18 @@ class Example:
 
 
 def save_examples(examples: Sequence[Example], path: Path) -> None:
-    """All examples in one safetensors file; speech that stretches of a clip share is stored once."""
+    """All examples in one safetensors file; what several share (a clip's speech, an example that counts twice) is stored once."""
     tensors: dict[str, torch.Tensor] = {}
-    speech: dict[int, str] = {}
+    stored: dict[int, str] = {}
     rows = []
     for i, example in enumerate(examples):
-        tensors[f"motion.{i}"], tensors[f"style.{i}"] = example.motion, example.style
-        key = None
-        if example.speech is not None:
-            key = speech.setdefault(id(example.speech), f"speech.{i}")
-            tensors[key] = example.speech
-        rows.append({"person": example.person, "clip": example.clip, "first": example.first, "speech": key, "talks": example.talks})
+        row: dict[str, Any] = {name: getattr(example, name) for name in ("person", "clip", "first", "talks")}
+        for name in ("motion", "style", "speech"):
+            values = getattr(example, name)
+            row[name] = None if values is None else stored.setdefault(id(values), f"{name}.{i}")
+            if values is not None:
+                tensors[row[name]] = values
+        rows.append(row)
     partial = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"rows": json.dumps(rows)})
     partial.rename(path)
@@ -81,15 +83,9 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
 def load_examples(path: Path) -> list[Example]:
     """What `save_examples` saved."""
     with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {None: None} | {key: file.get_tensor(key) for key in file.keys()}
         rows = json.loads((file.metadata() or {})["rows"])
-    return [
-        Example(
-            person=row["person"], clip=row["clip"], first=row["first"], talks=row["talks"], motion=tensors[f"motion.{i}"],
-            style=tensors[f"style.{i}"], speech=None if row["speech"] is None else tensors[row["speech"]],
-        )
-        for i, row in enumerate(rows)
-    ]
+    return [Example(**{**row, **{name: tensors[row[name]] for name in ("motion", "style", "speech")}}) for row in rows]
 
 
 def read_manifest(data: Path, split: str) -> list[Clip]:
