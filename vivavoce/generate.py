@@ -31,8 +31,8 @@ class GeneratorState:
     """What the generation for one listener remembers.
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
-    latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `closure.TRAIL` features
-    before the next motion frame's own on. ``done``: motion frames generated so far.
+    latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `TRAIL` features before
+    the next motion frame's own on. ``done``: motion frames generated so far.
     """
 
     heard: Float[Tensor, "1 s v"]
@@ -73,7 +73,8 @@ class MotionGenerator:
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
-        ``closure``: shuts the lips on p, b and m where the encoder tells them (`speech.streams`). ``metadata``: what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
+        ``closure``: shuts the lips on p, b and m and in silence, where the encoder tells of them (`speech.streams`). ``metadata``:
+        what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
         """
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
         self.closure = closure

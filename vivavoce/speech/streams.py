@@ -18,7 +18,6 @@ from vivavoce.speech.encoder import RATE_HZ, SpeechSpec, features
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.phonetic import PhoneticNetwork, PhoneticState
 
-
 VISEME_STREAM = "visemes"
 """The stream of posteriors of `phones.VISEMES`: for whoever wants to know what is said; the network's ears are the others."""
 
@@ -54,7 +53,8 @@ class SpeechStreams:
         self.spec = SpeechSpec(
             sample_rate_hz=spec.sample_rate_hz, rate_hz=spec.rate_hz,
             streams={
-                "acoustic": acoustic.WIDTH, "phonetic": network.config.bottleneck, VISEME_STREAM: len(VISEMES), "prosodic": prosody.WIDTH,
+                "acoustic": acoustic.WIDTH, "phonetic": network.config.bottleneck, VISEME_STREAM: len(VISEMES),
+                "prosodic": prosody.WIDTH,
             },
             lookahead_seconds=spec.lookahead_seconds + network.config.lookahead_seconds, block_seconds=spec.block_seconds,
         )

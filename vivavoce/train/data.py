@@ -16,19 +16,17 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vivavoce.latent.mesh import FaceModel, eye_opening, face_height, lip_opening
+from vivavoce.latent.mesh import FaceModel, eye_opening, face_height
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.latent.retarget import motion_of, rest_of_clip
 from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.media.video import read_frames
-from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder, features
-from vivavoce.train import augment
+from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.train.corpus import load_sound
 from vivavoce.train.disguise import disguise
 
 Progress = Callable[[str, int, int], None]
-IDLE_OPENING = 0.035  # face heights: lips that stay under it nine tenths of the time are at rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Clip:
 class Example:
     """A stretch of one clip without cuts: packed motion and, where it talks, the whole clip's speech features.
 
-    ``talks``: it speaks itself; an idle face may have the speech features of a quiet room. ``first``: the speech feature at the stretch's first frame. ``motion`` has blinks taken out (`latent.blink` makes them).
+    ``first``: the speech feature at the stretch's first frame. ``motion`` has blinks taken out (`latent.blink` makes them).
     ``style``: see `style_of`.
     """
 
@@ -59,7 +57,6 @@ class Example:
     speech: Float[torch.Tensor, "s w"] | None
     first: int
     style: Float[torch.Tensor, " 3"]
-    talks: bool = True
 
 
 def save_examples(examples: Sequence[Example], path: Path) -> None:
@@ -68,7 +65,7 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
     stored: dict[int, str] = {}
     rows = []
     for i, example in enumerate(examples):
-        row: dict[str, Any] = {name: getattr(example, name) for name in ("person", "clip", "first", "talks")}
+        row: dict[str, Any] = {name: getattr(example, name) for name in ("person", "clip", "first")}
         for name in ("motion", "style", "speech"):
             values = getattr(example, name)
             row[name] = None if values is None else stored.setdefault(id(values), f"{name}.{i}")
@@ -185,41 +182,27 @@ class Augmentation:
     def draw(cls, rng: np.random.Generator) -> Augmentation:
         return cls(mirror=bool(rng.random() < 0.5), seed=int(rng.integers(2**31)))
 
-    def sound(self, clip: Clip, seconds: float, others: Sequence[Clip]) -> tuple[Float[torch.Tensor, " s"], float]:
-        """What is heard with the clip, a quiet room where nobody talks, and how many times as long as the clip it is.
-
-        ``others`` talk in the background.
-        """
-        rng = np.random.default_rng(self.seed)
-        if not clip.talks:
-            return room_tone(seconds, None if self.seed is None else rng), 1.0
+    def sound(self, clip: Clip, others: Sequence[Clip]) -> tuple[Float[torch.Tensor, " s"], float]:
+        """What is heard with the clip, and how many times as long as the clip it is; ``others`` talk in the background."""
         samples = load_sound(clip.path)
-        return (samples, 1.0) if self.seed is None else disguise(samples, [load_sound(o.path) for o in others], rng)
+        if self.seed is None:
+            return samples, 1.0
+        return disguise(samples, [load_sound(o.path) for o in others], np.random.default_rng(self.seed))
 
 
 PLAIN = Augmentation()
-
-
-def room_tone(seconds: float, rng: np.random.Generator | None) -> Float[torch.Tensor, " s"]:
-    """Noise between -75 and -45 dB; without a generator digital silence."""
-    count = int(seconds * SAMPLE_RATE_HZ) + 1
-    if rng is None:
-        return torch.zeros(count)
-    return augment.coloured_noise(count, rng.uniform(0, 2), rng) * 10 ** (rng.uniform(-55, -25) / 20)
 
 
 def examples_of(
     clip: Clip, points: Float[np.ndarray, "t 478 3"], model: FaceModel, encoder: SpeechEncoder,
     how: Augmentation, pairs: np.ndarray, others: Sequence[Clip] = (),
 ) -> list[Example]:
-    """The usable stretches of one clip under one augmentation.
-
-    A silent face that keeps its lips closed is an example of idling: it hears room tone. Any other silent face teaches motion
-    without speech.
-    """
+    """The usable stretches of one clip under one augmentation; a silent face teaches motion without speech."""
     layout = Layout.of(model.widths())
-    sound, stretch = how.sound(clip, len(points) / MOTION_RATE_HZ, others)
-    speech = features(encoder, sound).values[0]
+    speech, stretch = None, 1.0
+    if clip.talks:
+        sound, stretch = how.sound(clip, others)
+        speech = features(encoder, sound).values[0]
     examples = []
     for run in stretches(points):
         part = points[run].astype(np.float64)
@@ -228,12 +211,11 @@ def examples_of(
         motion = motion_of(part, rest_of_clip(part, model), model)
         calm = torch.from_numpy(without_blinks(motion.eyelids.numpy(), eye_opening(part)).astype(np.float32))
         packed = layout.pack(replace(motion, eyelids=calm)).numpy()
-        heard = speech if clip.talks or np.percentile(lip_opening(part), 90) < IDLE_OPENING else None
         if stretch != 1.0:
             old = np.arange(int(len(packed) * stretch)) / stretch
             packed = np.stack([np.interp(old, np.arange(len(packed)), c) for c in packed.T], 1)
         examples.append(Example(
-            person=clip.person, clip=clip.name, talks=clip.talks, motion=torch.from_numpy(packed.astype(np.float32)), speech=heard,
+            person=clip.person, clip=clip.name, motion=torch.from_numpy(packed.astype(np.float32)), speech=speech,
             first=round(run.start / MOTION_RATE_HZ * stretch * encoder.spec.rate_hz), style=style_of(packed, layout),
         ))
     return examples

@@ -82,8 +82,10 @@ class MotionRecipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised motion, the speech features around it, style, and which of the two the network is told; and the speakers' habits:
-    where their motion is on average, and its spread, both against everybody's."""
+    """Normalised motion, the speech features around it, style, and which of the two the network is told.
+
+    ``habit``, ``range``: mean and spread of each speaker's motion, normalised (`habits`).
+    """
 
     motion: Float[Tensor, "b t d"]
     speech: Float[Tensor, "b s w"]
@@ -141,7 +143,7 @@ def habits(examples: Sequence[Example], mean: Tensor, std: Tensor) -> dict[str, 
     """Mean and spread of the motion of each person who talks, both in everybody's deviations; a spread never comes near 0."""
     people: dict[str, list[Tensor]] = {}
     for example in examples:
-        if example.talks and example.speech is not None:
+        if example.speech is not None:
             people.setdefault(example.person, []).append((example.motion - mean) / std)
     found = {person: torch.cat(parts) for person, parts in people.items()}
     return {person: (motion.mean(0), (motion.std(0) + 0.1) / 1.1) for person, motion in found.items()}
