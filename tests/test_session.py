@@ -159,6 +159,21 @@ def test_amplitudes_are_independent(animator: Animator, small: Reference, short:
     np.testing.assert_allclose(landmarks(blink=0.0)[:, bridge], natural[:, bridge], atol=1e-4)
 
 
+@pytest.mark.parametrize("amplitude", [0.0, 2.0])
+@pytest.mark.parametrize(("control", "fields"), [
+    ("expression", {"cheeks_brows", "eyelids"}), ("head", {"rotation", "translation", "log_scale"}), ("gaze", {"gaze"}),
+    ("blink", set()),  # blinks are added later
+])
+def test_an_amplitude_touches_its_own_fields_only(
+    animator: Animator, control: str, fields: set[str], amplitude: float
+) -> None:
+    packed = torch.randn(20, animator.space.layout.width, generator=torch.Generator().manual_seed(0))
+    natural = animator.space.layout.unpack(packed)
+    changed = Controls(**{control: amplitude}).apply(natural)
+    for name, values in vars(natural).items():
+        assert torch.equal(vars(changed)[name], amplitude * values if name in fields else values), name
+
+
 @pytest.mark.parametrize(("how", "said"), [
     ({"fps": 5.0}, "5.0 frames per second"), ({"fps": 61.0}, "61"), ({"steps": 0}, "0 solver steps"), ({"guidance": -1.0}, "-1"),
     ({"seed": -3}, "-3"),

@@ -73,7 +73,7 @@ class MotionGenerator:
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
-        ``closure``: shuts the lips on p, b and m and in silence, where the encoder tells of them (`speech.streams`). ``metadata``:
+        ``closure``: shuts the lips on p, b, m and in silence, where the encoder tells of them (`speech.streams`). ``metadata``:
         what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
         """
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}

@@ -65,9 +65,9 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
     stored: dict[int, str] = {}
     rows = []
     for i, example in enumerate(examples):
-        row: dict[str, Any] = {name: getattr(example, name) for name in ("person", "clip", "first")}
+        row: dict[str, Any] = {name: vars(example)[name] for name in ("person", "clip", "first")}
         for name in ("motion", "style", "speech"):
-            values = getattr(example, name)
+            values = vars(example)[name]
             row[name] = None if values is None else stored.setdefault(id(values), f"{name}.{i}")
             if values is not None:
                 tensors[row[name]] = values

@@ -50,7 +50,7 @@ class MotionRecipe:
 
     data: Path
     out: Path
-    steps: int = 2500
+    steps: int = 400
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -67,7 +67,7 @@ class MotionRecipe:
     variants: int = 2  # augmented copies of a clip; of the person with most clips one in four gets a second copy
     plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
-        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.95, "cheeks_brows": 1.5, "rotation": 1.15, "translation": 1.2},
+        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.91, "cheeks_brows": 1.5, "rotation": 1.15, "translation": 1.2},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.

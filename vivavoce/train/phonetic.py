@@ -41,8 +41,8 @@ class PhoneticRecipe:
     corpus: Path
     out: Path
     steps: int = 4000
-    batch: int = 48
-    frames: int = 250
+    batch: int = 32
+    frames: int = 200
     learning_rate: float = 2e-3
     warmup: int = 100
     recorded: float = 0.45
