@@ -44,8 +44,10 @@ def make_net(seed: int = 0, fresh: bool = False, **config: str) -> MotionTransfo
     return net
 
 
-def make_generator(seed: int = 0, amplitude: dict[str, float] | None = None, **config: str) -> MotionGenerator:
-    windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, amplitude=amplitude or {})
+def make_generator(
+    seed: int = 0, amplitude: dict[str, float] | None = None, inertia: dict[str, float] | None = None, **config: str
+) -> MotionGenerator:
+    windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, amplitude=amplitude or {}, inertia=inertia or {})
     return MotionGenerator(
         make_net(seed, **config), LAYOUT, windows, mean=torch.arange(7.0), std=torch.linspace(0.5, 2, 7), style=torch.zeros(3),
         silence=torch.full((FEATURES,), -1.0),
@@ -323,6 +325,21 @@ def test_weights_of_another_version_are_refused(tmp_path: Path) -> None:
     save_file({"mean": torch.zeros(1)}, tmp_path / "motion.safetensors", {"config": json.dumps(config)})
     with pytest.raises(ValueError, match="another version"):
         MotionGenerator.load(tmp_path / "motion.safetensors")
+
+
+def test_inertia_keeps_part_of_the_last_frame_across_windows_and_nothing_else() -> None:
+    generator = make_generator(inertia={"rotation": 0.25})
+    free = make_generator()
+    speech = torch.randn(1, 60, FEATURES, generator=torch.Generator().manual_seed(1))
+    heavy, light = generator.samples(speech, [0])[0], free.samples(speech, [0])[0]
+    lips = LAYOUT.widths["lips_jaw"]
+    assert torch.equal(heavy[:, :lips], light[:, :lips])
+    torch.testing.assert_close(heavy[0], light[0])
+    torch.testing.assert_close(heavy[1:, lips:], 0.75 * light[1:, lips:] + 0.25 * heavy[:-1, lips:])
+    first, state = generator.step(speech[:, :33], generator.start(), seed=0)
+    second, _ = generator.step(speech[:, 33:], state, seed=0, last=True)
+    assert 0 < first.shape[1] < len(heavy)
+    assert torch.equal(torch.cat([first, second], 1)[0], generator.step(speech, generator.start(), seed=0, last=True)[0][0])
 
 
 def test_amplitude_scales_what_comes_out_and_nothing_else() -> None:

@@ -32,13 +32,14 @@ class GeneratorState:
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
     latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `TRAIL` features before
-    the next motion frame's own on. ``done``: motion frames generated so far.
+    the next motion frame's own on. ``last``: the latest motion as it came out, one frame or none. ``done``: motion frames so far.
     """
 
     heard: Float[Tensor, "1 s v"]
     memory: Memory
     prefix: Float[Tensor, "b p d"]
     said: Float[Tensor, "s v"]
+    last: Float[Tensor, "b n d"]
     done: int = 0
 
 
@@ -48,7 +49,8 @@ class WindowConfig:
 
     ``steps``: Euler steps; each is one network evaluation, two when guided. ``guidance``: scale of the speech condition.
     ``temperature``: standard deviation of the noise by motion field, and ``amplitude``: factor on the motion that comes out,
-    which gives back the spread that sampling in few steps loses; 1 for fields that are not named.
+    which gives back the spread that sampling in few steps loses; 1 for fields that are not named. ``inertia``: share of its last
+    place that a field keeps from frame to frame, 0 if it is not named: a head is heavy, and sampling in few steps trembles.
     """
 
     hop: int = 10
@@ -57,6 +59,7 @@ class WindowConfig:
     guidance: float = 2.0
     temperature: Mapping[str, float] = field(default_factory=dict)
     amplitude: Mapping[str, float] = field(default_factory=dict)
+    inertia: Mapping[str, float] = field(default_factory=dict)
 
 
 class MotionGenerator:
@@ -82,19 +85,22 @@ class MotionGenerator:
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
         self.scale = std * layout.spread({**unchanged, **windows.amplitude})
+        self.inertia = layout.spread({**dict.fromkeys(layout.widths, 0.0), **windows.inertia})
 
     def start(self, seeds: int = 1) -> GeneratorState:
         """Before the first feature there was silence."""
-        return self._after_silence(self.mean.new_zeros(seeds, 0, self.layout.width), 0)
+        nothing = self.mean.new_zeros(seeds, 0, self.layout.width)
+        return self._after_silence(nothing, nothing, 0)
 
     def resume(self, motion: Float[Tensor, "1 t d"], frame: int) -> GeneratorState:
         """State for new speech from motion frame ``frame`` on, after (denormalised, packed) ``motion`` and silence."""
-        return self._after_silence(((motion - self.mean) / self.scale)[:, max(0, motion.shape[1] - self.windows.prefix) :], frame)
+        known = ((motion - self.mean) / self.scale)[:, max(0, motion.shape[1] - self.windows.prefix) :]
+        return self._after_silence(known, motion[:, max(0, motion.shape[1] - 1) :], frame)
 
-    def _after_silence(self, known: Float[Tensor, "b p d"], frame: int) -> GeneratorState:
+    def _after_silence(self, known: Float[Tensor, "b p d"], last: Float[Tensor, "b n d"], frame: int) -> GeneratorState:
         levels = self.net.config.levels
         silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
-        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(TRAIL, len(VISEMES)), frame)
+        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(TRAIL, len(VISEMES)), last, frame)
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
@@ -131,13 +137,14 @@ class MotionGenerator:
             heard = torch.cat([heard, quiet[None]], 1)
             visemes = torch.cat([visemes, visemes.new_zeros(len(quiet), len(VISEMES))])
         prefix, done = state.prefix, state.done
-        made = [prefix[:, :0]]
+        made, shown = [prefix[:, :0]], state.last
         while made_frames(made) < total:
             span = levels.stride * (prefix.shape[1] + hop - 1) + 1 + levels.history + levels.lookahead
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            made.append(self._closed(window * self.scale + self.mean, visemes))
+            made.append(self._settled(self._closed(window * self.scale + self.mean, visemes), shown))
+            shown = made[-1][:, -1:]
             known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
             heard, visemes = heard[:, dropped * levels.stride :], visemes[hop * levels.stride :]
@@ -145,7 +152,7 @@ class MotionGenerator:
         motion = torch.cat(made, 1)
         if last:
             motion = motion[:, : max(total, 0)]
-        return motion, GeneratorState(heard.clone(), memory, prefix, visemes.clone(), done)
+        return motion, GeneratorState(heard.clone(), memory, prefix, visemes.clone(), shown, done)
 
     def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
         """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""
@@ -156,6 +163,13 @@ class MotionGenerator:
         near = visemes[: TRAIL + levels.stride * (motion.shape[1] - 1) + 1 + later]
         bilabial, silence = (near[:, VISEMES.index(name)] for name in ("PBM", "sil"))
         return self.closure(motion, demanded(bilabial, silence, levels.stride, later))
+
+    def _settled(self, motion: Float[Tensor, "b t d"], last: Float[Tensor, "b n d"]) -> Float[Tensor, "b t d"]:
+        """New frames with the inertia of their fields, after ``last``."""
+        frames = [motion[:, 0] if last.shape[1] == 0 else torch.lerp(motion[:, 0], last[:, 0], self.inertia)]
+        for i in range(1, motion.shape[1]):
+            frames.append(torch.lerp(motion[:, i], frames[-1], self.inertia))
+        return torch.stack(frames, 1)
 
     def _window(
         self, heard: Tensor, prefix: Tensor, done: int, seeds: Sequence[int], steps: int, guidance: float | None
