@@ -1,4 +1,4 @@
-"""The mean of the weights of runs that share their start, as the shipped motion network is one (Wortsman et al. 2022, model soups).
+"""The mean of the weights of runs that share their start; the shipped motion network is one (Wortsman et al. 2022, model soups).
 
     vivavoce train motion recordings/ --steps 400 -o a/      # the same seed, so the same start and the same first windows
     vivavoce train motion recordings/ --steps 1000 -o b/
