@@ -67,8 +67,8 @@ class MotionRecipe:
     variants: int = 2  # augmented copies of a clip; of the person with most clips one in four gets a second copy
     plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
-        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.71, "cheeks_brows": 1.5, "rotation": 1.25, "translation": 1.2},
-        inertia={"rotation": 0.3, "translation": 0.3, "log_scale": 0.3},
+        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.7, "cheeks_brows": 1.7, "rotation": 1.3, "translation": 1.2},
+        inertia={"rotation": 0.4, "translation": 0.4, "log_scale": 0.4},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.
