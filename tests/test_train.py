@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel, lip_opening
@@ -211,3 +213,21 @@ def test_a_recording_becomes_an_example_with_its_lips(model: FaceModel, recordin
 def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"MANIFEST\.csv"):
         read_manifest(tmp_path, "train")
+
+
+def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "average_weights.py"
+    spec = importlib.util.spec_from_file_location("average_weights", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    first, second, other = (tmp_path / f"{name}.safetensors" for name in "abc")
+    save_file({"x": torch.tensor([1.0, 4.0])}, first, {"config": "kept"})
+    save_file({"x": torch.tensor([4.0, 1.0])}, second)
+    save_file({"x": torch.zeros(3)}, other)
+    tensors, metadata = module.averaged([first, second, second])
+    torch.testing.assert_close(tensors["x"], torch.tensor([3.0, 2.0]))
+    assert metadata == {"config": "kept"}
+    with pytest.raises(ValueError, match=r"c\.safetensors holds other tensors"):
+        module.averaged([first, other])
