@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="MOTION.safetensors")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
+    if args.output.exists():
+        parser.error(f"{args.output} exists: remove it or give another name")
     try:
         tensors, metadata = averaged(args.files)
     except (OSError, ValueError) as error:

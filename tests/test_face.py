@@ -12,6 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from vivavoce import Animator
 from vivavoce.latent.mesh import REGIONS, FaceModel, Pose, clip_neutral, rigid_fit
+from vivavoce.latent.motion_space import BROWS_READ, as_drawn
+from vivavoce.latent.topology import BROWS, NOSE_BASE, SKULL
 from vivavoce.train.data import Clip
 from vivavoce.train.face import FaceConfig, balanced_clips, train_face
 
@@ -82,3 +84,19 @@ def test_only_the_person_with_most_clips_is_cut_down() -> None:
     names = [clip.name for clip in chosen]
     assert names == sorted(names)
     assert {clip.name for clip in chosen if clip.person == "a"} == {"91", "92", "93", "94"}
+
+
+def test_expressions_leave_the_skull_where_it_is(animator: Animator) -> None:
+    model = animator.space.model
+    moved = np.abs(np.concatenate([model.expression[region] for region in REGIONS]))
+    assert moved[:, SKULL].max() < 0.05 * moved.max()
+
+
+def test_brows_are_drawn_further_than_they_are_tracked(animator: Animator) -> None:
+    model = animator.space.model
+    drawn = as_drawn(model)
+    assert drawn.expression["cheeks_brows"][:, BROWS] == pytest.approx(model.expression["cheeks_brows"][:, BROWS] / BROWS_READ)
+    lower = model.mean[:, 1] > model.mean[NOSE_BASE, 1]
+    assert drawn.expression["cheeks_brows"][:, lower] == pytest.approx(model.expression["cheeks_brows"][:, lower], abs=1e-4)
+    for region in ("lips_jaw", "eyelids"):
+        assert drawn.expression[region] is model.expression[region]

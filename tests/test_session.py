@@ -226,3 +226,17 @@ def test_a_grey_mouth_is_found_as_wide_open_as_it_is(animator: Animator, recordi
 def test_a_profile_is_refused(animator: Animator, recordings) -> None:
     with pytest.raises(ValueError, match="turned"):
         animator.prepare(Portrait.open(recordings / "portraits" / "near-profile.jpg"))
+
+
+def test_two_portraits_that_hear_the_same_do_not_nod_as_one(animator: Animator, astronaut: Portrait, short: Audio) -> None:
+    def turns(image: np.ndarray, seed: int) -> np.ndarray:
+        reference = animator.prepare(Portrait(image=image, name="astronaut"), size=128, crop=True)
+        session = animator.session(reference, seed=seed)
+        session.push(short)
+        return np.asarray(animator.space.layout.unpack(session._packed).rotation)
+
+    darker = (astronaut.image * 0.9).astype(np.uint8)
+    first, other, take = turns(astronaut.image, 0), turns(darker, 0), turns(astronaut.image, 1)
+    np.testing.assert_array_equal(first, turns(astronaut.image.copy(), 0))
+    for different in (other, take):
+        assert abs(first - different).max() > 0.02

@@ -53,7 +53,8 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a session is asked for. ``steps`` and ``guidance``: None for what the weights recommend."""
+    """What a session is asked for. ``seed``: number of the take; what is drawn at random depends on it and on the portrait.
+    ``steps`` and ``guidance``: None for what the weights recommend."""
 
     fps: float = DEFAULT_FPS
     seed: int = 0
@@ -176,9 +177,10 @@ class Session:
 
     def __init__(self, animator: Animator, reference: Reference, settings: Settings):
         self._animator, self._settings, self.reference = animator, settings, reference
+        self._seed = reference.seed(settings.seed)
         self._clock = OutputClock(settings.fps)
         self._painter = Painter(reference)
-        self._blinks = Blinks(animator.space.model.blink_profile, seed=settings.seed, rate=settings.controls.blink)
+        self._blinks = Blinks(animator.space.model.blink_profile, seed=self._seed, rate=settings.controls.blink)
         self._generator_state = animator.generator.start()
         self._resampler: Resampler | None = None
         self._listen_anew()
@@ -234,7 +236,7 @@ class Session:
         self._heard += audio.samples.shape[-1]
         track, self._speech_state = animator.encoder.step(audio.samples[0], self._speech_state, last=last)
         packed, self._generator_state = animator.generator.step(
-            track.values, self._generator_state, seed=settings.seed, last=last, steps=settings.steps, guidance=settings.guidance,
+            track.values, self._generator_state, seed=self._seed, last=last, steps=settings.steps, guidance=settings.guidance,
         )
         if packed.shape[1] == 0:
             return

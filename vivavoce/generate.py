@@ -22,6 +22,7 @@ from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
+from vivavoce.nets.vivacity import Vivacity, utterance_means
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.streams import said
 
@@ -72,15 +73,16 @@ class MotionGenerator:
     def __init__(
         self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
         mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
-        closure: LipClosure | None = None, metadata: Mapping[str, str] | None = None,
+        closure: LipClosure | None = None, vivacity: Vivacity | None = None, metadata: Mapping[str, str] | None = None,
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
-        ``closure``: shuts the lips on p, b, m and in silence, where the encoder tells of them (`speech.streams`). ``metadata``:
-        what was saved with the weights; "encoder" says which encoder's features they want (`speech.encoders`).
+        ``closure``: shuts the lips on p, b, m and in silence, where the encoder tells of them (`speech.streams`). ``vivacity``:
+        makes lively voices move more; without it all move alike. ``metadata``: what was saved with the weights; "encoder" says
+        which encoder's features they want (`speech.encoders`).
         """
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
-        self.closure = closure
+        self.closure, self.vivacity = closure, vivacity
         self.mean, self.std, self.style, self.silence = mean, std, style, silence
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
@@ -143,7 +145,8 @@ class MotionGenerator:
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            made.append(self._settled(self._closed(window * self.scale + self.mean, visemes), shown))
+            moved = window * (self.scale * self._lively(heard[0], memory.count, prefix.shape[1])) + self.mean
+            made.append(self._settled(self._closed(moved, visemes), shown))
             shown = made[-1][:, -1:]
             known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
@@ -153,6 +156,15 @@ class MotionGenerator:
         if last:
             motion = motion[:, : max(total, 0)]
         return motion, GeneratorState(heard.clone(), memory, prefix, visemes.clone(), shown, done)
+
+    def _lively(self, heard: Float[Tensor, "s v"], count: int, known: int) -> Float[Tensor, "#t d"]:
+        """Factors on the new frames, after ``known`` ones; the last of what is heard is feature ``count`` of its utterance."""
+        if self.vivacity is None:
+            return torch.ones(1, self.layout.width)
+        levels = self.net.config.levels
+        own = levels.history + levels.stride * (known + torch.arange(self.windows.hop))
+        factors = self.vivacity(utterance_means(heard[own], levels), count - (len(heard) - 1 - own))
+        return factors.repeat_interleave(torch.tensor(list(self.layout.widths.values())), -1)
 
     def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
         """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""
@@ -190,6 +202,8 @@ class MotionGenerator:
         tensors |= {"mean": self.mean, "std": self.std, "style": self.style, "silence": self.silence}
         if self.closure is not None:
             tensors["closure.across"] = self.closure.across
+        if self.vivacity is not None:
+            tensors |= {"vivacity.weight": self.vivacity.weight, "vivacity.mean": self.vivacity.mean}
         config = {"net": asdict(self.net.config), "layout": dict(self.layout.widths), "windows": asdict(self.windows)}
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, {**metadata, "config": json.dumps(config)})
 
@@ -209,7 +223,9 @@ class MotionGenerator:
         return cls(
             net, Layout(config["layout"]), windows,
             mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
-            closure=LipClosure(tensors["closure.across"]) if "closure.across" in tensors else None, metadata=metadata,
+            closure=LipClosure(tensors["closure.across"]) if "closure.across" in tensors else None,
+            vivacity=Vivacity(tensors["vivacity.weight"], tensors["vivacity.mean"]) if "vivacity.mean" in tensors else None,
+            metadata=metadata,
         )
 
 

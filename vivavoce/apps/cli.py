@@ -94,7 +94,7 @@ class Animate:
     voice: Annotated[str, arg(metavar="NAME")] = "en"
     """espeak-ng's voice for --text, such as en, en-us, de or fr."""
     seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal videos."""
+    """Another number gives another take: other nods and blinks. Equal input and seeds give equal videos."""
     guidance: Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the trained network's own)")] = None
     """How closely the motion follows the speech; 1 is no guidance."""
     render: Spoken = field(default_factory=Spoken)

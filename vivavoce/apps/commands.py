@@ -26,7 +26,7 @@ from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
 from vivavoce.speech.encoder import SpeechEncoder
 from vivavoce.speech.encoders import STREAMS, open_encoder
-from vivavoce.speech.streams import VISEME_STREAM, SpeechStreams
+from vivavoce.speech.streams import SpeechStreams, ears
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
@@ -127,7 +127,7 @@ def train_motion(options: cli.TrainMotion) -> None:
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     model, encoder = _parts(options.output, options.encoder)
-    recipe = replace(recipe, levels={"listen": tuple(name for name in encoder.spec.streams if name != VISEME_STREAM)})
+    recipe = replace(recipe, levels={"listen": ears(encoder.spec.streams)})
     torch.set_num_threads(1)
     with reporter() as report:
         weights = train_motion(recipe, model, encoder, report, report.say)

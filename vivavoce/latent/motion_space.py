@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
-from vivavoce.latent.topology import LANDMARKS, SKIN
+from vivavoce.latent.topology import BROWS, LANDMARKS, SKIN
 from vivavoce.latent.tracker import FaceTracker, find_faces, square_crop
 from vivavoce.latent.warp import Prepared, Renderer, prepare
 from vivavoce.media.portrait import Portrait
@@ -26,6 +27,7 @@ LARGEST_YAW = 45.0  # degrees from the front
 HEAD_AND_SHOULDERS = 2.4  # sides of a face in the square that is rendered
 DEFAULT_CROP = 512  # px
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
+BROWS_READ = 0.73  # share of a drawn brow's movement that the tracker reads from the picture (docs/log.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Reference:
 
     ``canvas``: the output picture at rest. ``corner``: (x, y) px of the moving square in it. ``prepared``: that square for
     the renderer. ``rest``: the face at rest in the square's pixels. ``lids``: how far the blink direction has to go to shut these
-    eyes.
+    eyes. ``number``: a number of the picture's own.
     """
 
     canvas: Frame
@@ -42,6 +44,11 @@ class Reference:
     prepared: Prepared
     rest: Rest
     lids: float
+    number: int
+
+    def seed(self, take: int) -> int:
+        """Seed of this portrait's take number so and so: two portraits that hear the same don't nod and blink as one."""
+        return (self.number + take * 0x9E3779B1) % 2**32  # 32 bits are what torch's generator tells apart
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +60,7 @@ class MotionSpace:
     """Pictures to and from packed motion at MOTION_RATE_HZ. Holds constants only."""
 
     def __init__(self, model: FaceModel):
-        self.model = model
+        self.model, self._drawn = model, as_drawn(model)
         self.layout = Layout.of(model.widths())
         self.spec = LatentSpec(event=self.layout.width, rate_hz=MOTION_RATE_HZ)
 
@@ -91,7 +98,7 @@ class MotionSpace:
         rest = rest_of_picture(points, self.model)
         return Reference(
             canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32)), rest=rest,
-            lids=self.blink_amount(rest.neutral),
+            lids=self.blink_amount(rest.neutral), number=zlib.crc32(np.ascontiguousarray(portrait.image)),
         )
 
     def track(self, frames: Iterable[Frame]) -> Float[np.ndarray, "t 478 3"]:
@@ -121,8 +128,8 @@ class MotionSpace:
         return Motion(**{**vars(motion), "eyelids": (1 - amount) * motion.eyelids + amount * shut})
 
     def landmarks(self, motion: Motion, reference: Reference) -> Float[np.ndarray, "t 478 3"]:
-        """Where the portrait's landmarks go, px of the moving square."""
-        return landmarks_of(motion, reference.rest, self.model)
+        """Where the portrait's landmarks are drawn, px of the moving square."""
+        return landmarks_of(motion, reference.rest, self._drawn)
 
     def _pick(self, portrait: Portrait) -> Float[np.ndarray, "478 3"]:
         faces = find_faces(portrait.image)
@@ -163,6 +170,14 @@ class MotionSpace:
         })[0]
         open_gap = lid_gap(neutral)
         return open_gap / (open_gap - lid_gap(neutral + per_unit))
+
+
+def as_drawn(model: FaceModel) -> FaceModel:
+    """The face model whose brows move so far that the tracker reads the motion they were given."""
+    near = np.linalg.norm(model.mean[:, None, :2] - model.mean[None, BROWS, :2], axis=-1).min(1)
+    gain = 1 + (1 / BROWS_READ - 1) * np.exp(-((near / 0.15) ** 2))
+    brows = model.expression["cheeks_brows"] * gain[:, None].astype(np.float32)
+    return replace(model, expression={**model.expression, "cheeks_brows": brows})
 
 
 def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.phonetic import PhoneticNetwork, PhoneticState
 
 VISEME_STREAM = "visemes"
-"""The stream of posteriors of `phones.VISEMES`: for whoever wants to know what is said; the network's ears are the others."""
+"""The stream of posteriors of `phones.VISEMES`: for whoever wants to know what is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,11 @@ def said(features: Float[Tensor, "*b w"], streams: Mapping[str, int]) -> Float[T
     if VISEME_STREAM not in streams:
         return features.new_zeros(*features.shape[:-1], len(VISEMES))
     return dict(zip(streams, features.split(list(streams.values()), -1), strict=True))[VISEME_STREAM]
+
+
+def ears(streams: Mapping[str, int]) -> tuple[str, ...]:
+    """The streams that a motion network hears by default: all but the visemes, which repeat the phonetic one."""
+    return tuple(name for name in streams if name != VISEME_STREAM)
 
 
 class SpeechStreams:

@@ -21,13 +21,13 @@ def disguise(samples: Samples, others: Sequence[Samples], rng: np.random.Generat
     samples, stretch = _speaker(samples, rng)
     if rng.random() < 0.35:
         samples = augment.room(samples, rng.uniform(0.1, 0.7), rng.uniform(0, 15), rng)
-    if rng.random() < 0.55:
-        kind = rng.choice(["coloured", "babble", "music"])
+    if rng.random() < 0.65:
+        kind = rng.choice(["coloured", "babble", "music"], p=[0.25, 0.5, 0.25])  # other voices mislead most
         if kind == "coloured":
             noise = augment.coloured_noise(len(samples), rng.uniform(0, 2), rng)
         else:
             noise = augment.babble(others, len(samples), rng) if kind == "babble" else augment.music(len(samples), rng)
-        samples = augment.add_noise(samples, noise, rng.uniform(4, 30))
+        samples = augment.add_noise(samples, noise, rng.uniform(3, 28))
     samples = augment.tilt(samples, rng.uniform(-3, 3))
     samples = augment.gain(samples, rng.uniform(-25, 0) - 20 * np.log10(float(samples.abs().max()) + 1e-6))
     if rng.random() < 0.25:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy import signal
 
 from vivavoce.latent.mesh import REGIONS, FaceModel, clip_neutral, eye_opening, face_height, rigid_fit
-from vivavoce.latent.topology import EYES, LIPS, NOSE_BASE, OVAL, SKIN
+from vivavoce.latent.topology import BROWS, EYES, LIPS, NOSE_BASE, OVAL, SKIN, SKULL
 from vivavoce.train.data import Clip, Progress, read_manifest, track_clips
 
 FOUND = 0.9  # share of a clip's frames that must show a face
@@ -127,17 +127,23 @@ def learn_blink(
 def region_masks(mean: Float[np.ndarray, "n 3"]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Soft masks that share the skin out among the regions, and the importance of each vertex.
 
-    Lips count most, the outline of the face (which slides over the skin when the head turns) least; irises move by gaze alone.
+    Lips count most, then brows, the outline of the face (which slides over the skin when the head turns) least; irises move by
+    gaze alone, the skull by none: the tracker stretches nose and forehead when a mouth opens, but no face does.
     """
-    lids = np.concatenate([eye.ring for eye in EYES])
-    near = np.linalg.norm(mean[:, None, :2] - mean[None, lids, :2], axis=-1).min(1)
-    eyelids = np.exp(-((near / 0.05) ** 2))
+
+    def near(landmarks: np.ndarray, radius: float) -> np.ndarray:
+        distance = np.linalg.norm(mean[:, None, :2] - mean[None, landmarks, :2], axis=-1).min(1)
+        return np.exp(-((distance / radius) ** 2))
+
+    eyelids = near(np.concatenate([eye.ring for eye in EYES]), 0.05)
+    skin = (1 - eyelids) * (1 - near(SKULL, 0.07))
     low = 1.0 / (1.0 + np.exp(-(mean[:, 1] - mean[NOSE_BASE, 1] - 0.03) / 0.025))
-    masks = {"lips_jaw": low * (1 - eyelids), "cheeks_brows": (1 - low) * (1 - eyelids), "eyelids": eyelids}
+    masks = {"lips_jaw": low * skin, "cheeks_brows": (1 - low) * skin, "eyelids": eyelids}
     for mask in masks.values():
         mask[SKIN:] = 0.0
     importance = np.ones(len(mean))
     importance[LIPS] = 3.0
+    importance[BROWS] = 2.0
     importance[OVAL] = 0.3
     return masks, importance
 

@@ -38,6 +38,7 @@ from vivavoce.train.data import (
     track_clips,
 )
 from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.vivacity import learn_vivacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +228,8 @@ def train_motion(
         report(f"going on at step {run.step}")
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
     weight = loss_weight(recipe, layout, model, std)
-    windows = recipe.windows
+    windows, closure = recipe.windows, LipClosure.of(model)
+    vivacity = None if levels.memory is None else learn_vivacity(examples, levels, layout)
     style = (default_style(examples) - style_mean) / style_std + torch.tensor(recipe.liveliness)
     losses: list[float] = []
     clock = time.monotonic()
@@ -239,7 +241,8 @@ def train_motion(
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
             generator = MotionGenerator(
-                run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence, closure=LipClosure.of(model)
+                run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence, closure=closure,
+                vivacity=vivacity,
             )
             settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
             generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings), "encoder": identity(encoder)})
