@@ -61,7 +61,7 @@ def motions(
 
 
 def landmarks(animator: Animator, motion: Motion, rest: Rest, seed: int) -> Float[np.ndarray, "t 478 3"]:
-    """Where the landmarks of the face at ``rest`` go, blinking by the seed."""
+    """Where the landmarks of the face at ``rest`` are tracked (brows are drawn further), blinking by the seed."""
     space = animator.space
     closure = Blinks(space.model.blink_profile, seed=seed).closure(0, len(motion))
     return landmarks_of(space.with_blinks(motion, closure, space.blink_amount(rest.neutral)), rest, space.model)

@@ -4,7 +4,7 @@
     vivavoce train motion recordings/ --steps 1000 -o b/
     python scripts/average_weights.py a/motion.safetensors b/motion.safetensors b/motion.safetensors -o motion.safetensors
 
-A file that is named twice counts twice. Statistics and configuration are the first one's; all must have the same numbers.
+A file that is named twice counts twice. Runs on the same recordings share their statistics; the configuration is the first one's.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_many_samples_at_once_are_those_of_the_generator(animator: Animator, sou
             torch.testing.assert_close(packed, alone[0], atol=2e-3, rtol=2e-3)
 
 
-def test_curves_are_what_a_session_would_paint(
+def test_curves_are_what_a_session_would_paint_but_for_brows(
     animator: Animator, small: Reference, sentence: Audio, sound: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Watched:

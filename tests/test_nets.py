@@ -270,7 +270,7 @@ def test_the_utterance_is_remembered_beyond_every_window() -> None:
         ends.append(replace(state, heard=torch.zeros_like(state.heard), prefix=torch.zeros_like(state.prefix)))
     here, there = (generator.step(later, state, seed=0)[0] for state in ends)
     assert (here - there).abs().max() > 1e-4
-    fresh = [generator.resume(torch.zeros(1, 10, 7), 20) for _ in ends]
+    fresh = [generator.resume(torch.zeros(1, 10, 7), 20, generator.start()) for _ in ends]
     assert fresh[0].memory.count == 0
     assert torch.equal(*(generator.step(later, state, seed=0)[0] for state in fresh))
 
@@ -299,7 +299,7 @@ def test_resuming_from_its_own_motion_changes_nothing_but_what_was_heard() -> No
     generator = make_generator()
     silence = generator.silence.expand(1, 60, -1)
     made, state = generator.step(silence, generator.start(), seed=5)
-    resumed = generator.resume(made, state.done)
+    resumed = generator.resume(made, state.done, state)
     torch.testing.assert_close(resumed.prefix, state.prefix)
     again, _ = generator.step(silence[:, :40], resumed, seed=5)
     goes_on, _ = generator.step(silence, state, seed=5)
@@ -349,7 +349,7 @@ def test_amplitude_scales_what_comes_out_and_nothing_else() -> None:
     b, state = wide.step(features, wide.start(), seed=0)
     torch.testing.assert_close(b[..., :4], a[..., :4])
     torch.testing.assert_close(b[..., 4:] - wide.mean[4:], 2 * (a[..., 4:] - plain.mean[4:]))
-    torch.testing.assert_close(wide.resume(b, state.done).prefix, state.prefix)
+    torch.testing.assert_close(wide.resume(b, state.done, state).prefix, state.prefix)
 
 
 def test_unknown_conditions_are_refused() -> None:

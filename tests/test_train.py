@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel, lip_opening
@@ -215,7 +215,7 @@ def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path, "train")
 
 
-def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path) -> None:
+def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(__file__).parents[1] / "scripts" / "average_weights.py"
     spec = importlib.util.spec_from_file_location("average_weights", script)
     assert spec is not None
@@ -231,3 +231,7 @@ def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path) -> None
     assert metadata == {"config": "kept"}
     with pytest.raises(ValueError, match=r"c\.safetensors holds other tensors"):
         module.averaged([first, other])
+    monkeypatch.setattr("sys.argv", ["average_weights.py", str(first), "-o", str(second)])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert torch.equal(load_file(second)["x"], torch.tensor([4.0, 1.0]))  # what was there is not replaced

@@ -222,7 +222,9 @@ class Session:
 
     def _resume(self, begun: float) -> None:
         """Be ready for new sound from second ``begun`` of the frames on; its motion follows the last motion frame there is."""
-        self._generator_state = self._animator.generator.resume(self._packed[None], self._first + len(self._packed))
+        self._generator_state = self._animator.generator.resume(
+            self._packed[None], self._first + len(self._packed), self._generator_state
+        )
         self._begun = begun
         self._listen_anew()
 

@@ -22,9 +22,9 @@ from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
-from vivavoce.nets.vivacity import Vivacity, utterance_means
+from vivavoce.nets.vivacity import Vivacity
 from vivavoce.speech.phones import VISEMES
-from vivavoce.speech.streams import said
+from vivavoce.speech.streams import said, spoken
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class GeneratorState:
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
     latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `TRAIL` features before
-    the next motion frame's own on. ``last``: the latest motion as it came out, one frame or none. ``done``: motion frames so far.
+    the next motion frame's own on. ``last``: the latest motion as it came out, one frame or none. ``voice``: the speaker's, in
+    this utterance; ``lively``: logarithms of its factors on the motion fields, from the feature before the next motion frame's own
+    on; ``calm``: the same before the utterance. ``done``: motion frames so far.
     """
 
     heard: Float[Tensor, "1 s v"]
@@ -41,6 +43,9 @@ class GeneratorState:
     prefix: Float[Tensor, "b p d"]
     said: Float[Tensor, "s v"]
     last: Float[Tensor, "b n d"]
+    voice: Memory
+    lively: Float[Tensor, "s f"]
+    calm: Float[Tensor, " f"]
     done: int = 0
 
 
@@ -92,17 +97,27 @@ class MotionGenerator:
     def start(self, seeds: int = 1) -> GeneratorState:
         """Before the first feature there was silence."""
         nothing = self.mean.new_zeros(seeds, 0, self.layout.width)
-        return self._after_silence(nothing, nothing, 0)
+        unknown = 0.0 if self.vivacity is None else self.vivacity.unknown
+        lively = self.mean.new_full((len(self.layout.widths),), unknown)
+        return self._after_silence(nothing, nothing, lively, 0)
 
-    def resume(self, motion: Float[Tensor, "1 t d"], frame: int) -> GeneratorState:
-        """State for new speech from motion frame ``frame`` on, after (denormalised, packed) ``motion`` and silence."""
-        known = ((motion - self.mean) / self.scale)[:, max(0, motion.shape[1] - self.windows.prefix) :]
-        return self._after_silence(known, motion[:, max(0, motion.shape[1] - 1) :], frame)
+    def resume(self, motion: Float[Tensor, "1 t d"], frame: int, before: GeneratorState) -> GeneratorState:
+        """State for new speech from motion frame ``frame`` on, after (denormalised, packed) ``motion`` and silence; ``before``:
+        the state that the motion came with."""
+        lively = before.lively[0]
+        known = ((motion - self.mean) / (self.scale * self._factors(lively)))[:, max(0, motion.shape[1] - self.windows.prefix) :]
+        return self._after_silence(known, motion[:, max(0, motion.shape[1] - 1) :], lively, frame)
 
-    def _after_silence(self, known: Float[Tensor, "b p d"], last: Float[Tensor, "b n d"], frame: int) -> GeneratorState:
+    def _after_silence(
+        self, known: Float[Tensor, "b p d"], last: Float[Tensor, "b n d"], lively: Float[Tensor, " f"], frame: int
+    ) -> GeneratorState:
         levels = self.net.config.levels
         silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
-        return GeneratorState(silence.clone(), Memory.start(levels), known, known.new_zeros(TRAIL, len(VISEMES)), last, frame)
+        nobody = Memory.empty(0) if self.vivacity is None else self.vivacity.start()
+        return GeneratorState(
+            heard=silence.clone(), memory=Memory.start(levels), prefix=known, said=known.new_zeros(TRAIL, len(VISEMES)), last=last,
+            voice=nobody, lively=lively[None].clone(), calm=lively.clone(), done=frame,
+        )
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
@@ -133,11 +148,14 @@ class MotionGenerator:
         new, memory = hear(features[0], state.memory, levels)
         heard = torch.cat([state.heard, new[None]], 1)
         visemes = torch.cat([state.said, said(features[0], levels.streams)])
+        expected, voice = self._expected(features[0], state)
+        lively = torch.cat([state.lively, expected])
         total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
         if last:
             quiet, memory = hear(self.silence.expand((hop + 1) * levels.stride + levels.lookahead, -1), memory, levels)
             heard = torch.cat([heard, quiet[None]], 1)
             visemes = torch.cat([visemes, visemes.new_zeros(len(quiet), len(VISEMES))])
+            lively = torch.cat([lively, lively[-1:].expand(len(quiet), -1)])
         prefix, done = state.prefix, state.done
         made, shown = [prefix[:, :0]], state.last
         while made_frames(made) < total:
@@ -145,26 +163,31 @@ class MotionGenerator:
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            moved = window * (self.scale * self._lively(heard[0], memory.count, prefix.shape[1])) + self.mean
+            moved = window * (self.scale * self._factors(lively[1 : 1 + hop * levels.stride : levels.stride])) + self.mean
             made.append(self._settled(self._closed(moved, visemes), shown))
             shown = made[-1][:, -1:]
             known = torch.cat([prefix, window], 1)
             dropped = max(0, known.shape[1] - self.windows.prefix)
             heard, visemes = heard[:, dropped * levels.stride :], visemes[hop * levels.stride :]
+            lively = lively[hop * levels.stride :]
             prefix, done = known[:, dropped:], done + hop
         motion = torch.cat(made, 1)
         if last:
             motion = motion[:, : max(total, 0)]
-        return motion, GeneratorState(heard.clone(), memory, prefix, visemes.clone(), shown, done)
+        return motion, GeneratorState(
+            heard=heard.clone(), memory=memory, prefix=prefix, said=visemes.clone(), last=shown, voice=voice,
+            lively=lively.clone(), calm=state.calm, done=done,
+        )
 
-    def _lively(self, heard: Float[Tensor, "s v"], count: int, known: int) -> Float[Tensor, "#t d"]:
-        """Factors on the new frames, after ``known`` ones; the last of what is heard is feature ``count`` of its utterance."""
+    def _expected(self, features: Float[Tensor, "s w"], state: GeneratorState) -> tuple[Float[Tensor, "s f"], Memory]:
+        """What the voice makes one expect at new features, and the voice so far."""
         if self.vivacity is None:
-            return torch.ones(1, self.layout.width)
-        levels = self.net.config.levels
-        own = levels.history + levels.stride * (known + torch.arange(self.windows.hop))
-        factors = self.vivacity(utterance_means(heard[own], levels), count - (len(heard) - 1 - own))
-        return factors.repeat_interleave(torch.tensor(list(self.layout.widths.values())), -1)
+            return state.calm.expand(len(features), -1), state.voice
+        return self.vivacity(features, spoken(features, self.net.config.levels.streams), state.voice, state.calm)
+
+    def _factors(self, lively: Float[Tensor, "*t f"]) -> Float[Tensor, "*t d"]:
+        """Factors on packed motion from their logarithms by field."""
+        return torch.exp(lively).repeat_interleave(torch.tensor(list(self.layout.widths.values())), -1)
 
     def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
         """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""

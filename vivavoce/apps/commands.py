@@ -26,7 +26,7 @@ from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
 from vivavoce.speech.encoder import SpeechEncoder
 from vivavoce.speech.encoders import STREAMS, open_encoder
-from vivavoce.speech.streams import SpeechStreams, ears
+from vivavoce.speech.streams import SpeechStreams, listened_streams
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
@@ -127,7 +127,7 @@ def train_motion(options: cli.TrainMotion) -> None:
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     model, encoder = _parts(options.output, options.encoder)
-    recipe = replace(recipe, levels={"listen": ears(encoder.spec.streams)})
+    recipe = replace(recipe, levels={"listen": listened_streams(encoder.spec.streams)})
     torch.set_num_threads(1)
     with reporter() as report:
         weights = train_motion(recipe, model, encoder, report, report.say)

@@ -106,10 +106,9 @@ class FaceModel:
     """Linear face: mean + identity directions + region-wise expression directions, in face heights.
 
     ``identity[i]`` is one standard deviation between people; ``expression[region][i]`` is one standard deviation of that
-    coefficient over the training recordings. ``mask[region]`` shares every vertex out among the regions (the masks sum to 1, over
-    the skull to less);
-    ``importance`` weighs the vertices in principal components and projection. ``blink_direction`` takes average eyes from open to
-    shut in eyelid coefficients; ``blink_profile`` is the closure, 0 to 1, over the frames of an average blink.
+    coefficient over the training recordings. ``mask[region]`` shares every vertex out among the regions (the masks sum to 1, to
+    less near the skull); ``importance`` weighs the vertices in principal components and projection. ``blink_direction`` takes
+    average eyes from open to shut in eyelid coefficients; ``blink_profile`` is the closure, 0 to 1, over an average blink's frames.
     """
 
     mean: Float[np.ndarray, "n 3"]

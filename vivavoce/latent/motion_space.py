@@ -36,7 +36,8 @@ class Reference:
 
     ``canvas``: the output picture at rest. ``corner``: (x, y) px of the moving square in it. ``prepared``: that square for
     the renderer. ``rest``: the face at rest in the square's pixels. ``lids``: how far the blink direction has to go to shut these
-    eyes. ``number``: a number of the picture's own.
+    eyes. ``number``: a checksum of the picture
+    and of which face in it moves.
     """
 
     canvas: Frame
@@ -47,7 +48,7 @@ class Reference:
     number: int
 
     def seed(self, take: int) -> int:
-        """Seed of this portrait's take number so and so: two portraits that hear the same don't nod and blink as one."""
+        """Seed of noise and blinks in this portrait's n-th take: portraits that hear the same don't nod and blink as one."""
         return (self.number + take * 0x9E3779B1) % 2**32  # 32 bits are what torch's generator tells apart
 
     @property
@@ -98,7 +99,7 @@ class MotionSpace:
         rest = rest_of_picture(points, self.model)
         return Reference(
             canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32)), rest=rest,
-            lids=self.blink_amount(rest.neutral), number=zlib.crc32(np.ascontiguousarray(portrait.image)),
+            lids=self.blink_amount(rest.neutral), number=zlib.crc32(portrait.image.tobytes(), portrait.face or 0),
         )
 
     def track(self, frames: Iterable[Frame]) -> Float[np.ndarray, "t 478 3"]:

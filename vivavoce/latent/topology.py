@@ -25,7 +25,10 @@ OVAL = np.array([
 ])
 
 # Skin that only slides over the bone: the hairline, the temples and the ridge, tip and base of the nose.
-SKULL = np.array([*RIGID[:13], 127, 356, 234, 454, 168, 6, 197, 195, 5, 4, NOSE_TIP, 19, 94, NOSE_BASE])
+SKULL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 162, 21, 54, 103, 67, 109, 127, 356, 234, 454, 168, 6, 197, 195, 5, 4,
+    NOSE_TIP, 19, 94, NOSE_BASE,
+])
 BROWS = np.array([105, 66, 107, 63, 70, 52, 65, 55, 53, 46, 334, 296, 336, 293, 300, 282, 295, 285, 283, 276])
 
 # Each opening is a pair of edges that run from one corner to the other, left to right in an upright picture; points of the same

@@ -22,8 +22,13 @@ class Memory:
 
     @classmethod
     def start(cls, levels: LevelsConfig) -> Memory:
-        """Before the first feature."""
-        return cls(np.zeros(sum(levels.streams[name] for name in levels.listen)))
+        """Before the first feature that the levels are given."""
+        return cls.empty(sum(levels.streams[name] for name in levels.listen))
+
+    @classmethod
+    def empty(cls, width: int) -> Memory:
+        """Before the first of features that wide."""
+        return cls(np.zeros(width))
 
 
 def hear(features: Float[Tensor, "s w"], memory: Memory, levels: LevelsConfig) -> tuple[Float[Tensor, "s v"], Memory]:
@@ -54,7 +59,7 @@ def running_mean(
 ) -> tuple[Float[Tensor, "s w"], Memory]:
     """m_n = m_{n-1} + (x_n - m_{n-1}) / min(n, longest): the mean since the beginning, then one that forgets exponentially."""
     mean = memory.mean.copy()
-    means = _running_mean(features.numpy(), mean, memory.count, longest)
+    means = _running_mean(np.ascontiguousarray(features.numpy()), mean, memory.count, longest)
     return torch.from_numpy(means), Memory(mean, memory.count + len(features))
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vivavoce.media.track import Track
@@ -39,7 +39,12 @@ def said(features: Float[Tensor, "*b w"], streams: Mapping[str, int]) -> Float[T
     return dict(zip(streams, features.split(list(streams.values()), -1), strict=True))[VISEME_STREAM]
 
 
-def ears(streams: Mapping[str, int]) -> tuple[str, ...]:
+def spoken(features: Float[Tensor, "s w"], streams: Mapping[str, int]) -> Bool[Tensor, " s"]:
+    """Where the features of an encoder with these streams are of speech; everywhere if it does not tell."""
+    return said(features, streams)[:, VISEMES.index("sil")] < 0.5
+
+
+def listened_streams(streams: Mapping[str, int]) -> tuple[str, ...]:
     """The streams that a motion network hears by default: all but the visemes, which repeat the phonetic one."""
     return tuple(name for name in streams if name != VISEME_STREAM)
 

@@ -153,7 +153,12 @@ def blinking(opening: Float[np.ndarray, " t"]) -> np.ndarray:
 def style_of(motion: Float[np.ndarray, "t d"], layout: Layout) -> Float[torch.Tensor, " 3"]:
     """How strongly a stretch moves: log standard deviation of lips and jaw, cheeks and brows, and head rotation."""
     fields = layout.unpack(torch.as_tensor(motion, dtype=torch.float32))
-    return torch.stack([torch.log(v.std(0).mean() + 1e-3) for v in (fields.lips_jaw, fields.cheeks_brows, fields.rotation)])
+    return torch.stack([log_spread(v) for v in (fields.lips_jaw, fields.cheeks_brows, fields.rotation)])
+
+
+def log_spread(values: Float[torch.Tensor, "t k"]) -> Float[torch.Tensor, ""]:
+    """Natural log of how strongly a motion field moves: the mean of its standard deviations."""
+    return torch.log(values.std(0).mean() + 1e-3)
 
 
 def mirrored(points: Float[np.ndarray, "t n 3"], width: float, pairs: np.ndarray) -> Float[np.ndarray, "t n 3"]:

@@ -68,8 +68,9 @@ class MotionRecipe:
     variants: int = 2  # augmented copies of a clip; of the person with most clips one in four gets a second copy
     plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
-        temperature={"lips_jaw": 0.6}, amplitude={"lips_jaw": 0.7, "cheeks_brows": 1.7, "rotation": 1.3, "translation": 1.2},
-        inertia={"rotation": 0.4, "translation": 0.4, "log_scale": 0.4},
+        guidance=1.6, temperature={"lips_jaw": 0.6},
+        amplitude={"lips_jaw": 1.12, "cheeks_brows": 2.6, "rotation": 1.3, "translation": 1.5, "log_scale": 1.4},
+        inertia={"cheeks_brows": 0.7, "rotation": 0.5, "translation": 0.5, "log_scale": 0.5},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
     # the people, were told to hold still.
@@ -229,7 +230,7 @@ def train_motion(
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
     weight = loss_weight(recipe, layout, model, std)
     windows, closure = recipe.windows, LipClosure.of(model)
-    vivacity = None if levels.memory is None else learn_vivacity(examples, levels, layout)
+    vivacity = learn_vivacity(examples, levels.streams, levels.stride, layout)
     style = (default_style(examples) - style_mean) / style_std + torch.tensor(recipe.liveliness)
     losses: list[float] = []
     clock = time.monotonic()
