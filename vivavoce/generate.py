@@ -33,9 +33,9 @@ class GeneratorState:
 
     ``heard``: from ``history`` features before the prefix's first frame on. ``memory``: the utterance so far. ``prefix``: the
     latest motion, normalised, for each seed, as the network made it. ``said``: posteriors of visemes from `TRAIL` features before
-    the next motion frame's own on. ``last``: the latest motion as it came out, one frame or none. ``voice``: the speaker's, in
-    this utterance; ``lively``: logarithms of its factors on the motion fields, from the feature before the next motion frame's own
-    on; ``calm``: the same before the utterance. ``done``: motion frames so far.
+    the next motion frame's own on. ``last``: the latest motion as it came out, one frame or none. ``voice``: the speaker's in
+    this utterance; ``lively``: logarithms of its factors on the motion fields, from the feature before the next motion frame's
+    own on; ``calm``: the same before the utterance. ``done``: motion frames so far.
     """
 
     heard: Float[Tensor, "1 s v"]
@@ -115,8 +115,8 @@ class MotionGenerator:
         silence = hear_silence(self.silence, levels).expand(1, levels.history + levels.stride * known.shape[1], -1)
         nobody = Memory.empty(0) if self.vivacity is None else self.vivacity.start()
         return GeneratorState(
-            heard=silence.clone(), memory=Memory.start(levels), prefix=known, said=known.new_zeros(TRAIL, len(VISEMES)), last=last,
-            voice=nobody, lively=lively[None].clone(), calm=lively.clone(), done=frame,
+            heard=silence.clone(), memory=Memory.start(levels), prefix=known, said=known.new_zeros(TRAIL, len(VISEMES)),
+            last=last, voice=nobody, lively=lively[None].clone(), calm=lively.clone(), done=frame,
         )
 
     def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:

@@ -108,7 +108,7 @@ class FaceModel:
     ``identity[i]`` is one standard deviation between people; ``expression[region][i]`` is one standard deviation of that
     coefficient over the training recordings. ``mask[region]`` shares every vertex out among the regions (the masks sum to 1, to
     less near the skull); ``importance`` weighs the vertices in principal components and projection. ``blink_direction`` takes
-    average eyes from open to shut in eyelid coefficients; ``blink_profile`` is the closure, 0 to 1, over an average blink's frames.
+    average eyes from open to shut in eyelid coefficients; ``blink_profile`` is the closure, 0 to 1, over the frames of a blink.
     """
 
     mean: Float[np.ndarray, "n 3"]

@@ -19,8 +19,8 @@ RIDGE = 20.0  # in people: every person weighs one
 
 
 def learn_vivacity(examples: Sequence[Example], streams: Mapping[str, int], stride: int, layout: Layout) -> Vivacity:
-    """Ridge regression of the log spread of each motion field in pieces of three seconds on the mean of the spoken features up to
-    the piece's end; every person who talks weighs the same.
+    """Ridge regression of the log spread of each motion field in pieces of three seconds on the mean of the spoken features, up to
+    a quarter, a half and the whole of the piece; every person who talks weighs the same.
 
     ``streams``: of the examples' speech, with ``stride`` features to a motion frame. ValueError where nobody talks for two
     seconds.
@@ -38,11 +38,15 @@ def learn_vivacity(examples: Sequence[Example], streams: Mapping[str, int], stri
             voices[id(speech)] = voice_means(speech, spoken(speech, streams), Memory.empty(speech.shape[1]))[0]
         for start in range(0, len(example.motion), length):
             piece = example.motion[start : start + length]
-            end = example.first + stride * (start + len(piece)) - 1
-            if len(piece) >= shortest and end < len(speech):
-                people.append(example.person)
-                means.append(voices[id(speech)][end])
-                spreads.append(torch.stack([log_spread(field) for field in piece.split(list(layout.widths.values()), -1)]))
+            if len(piece) < shortest:
+                continue
+            spread = torch.stack([log_spread(field) for field in piece.split(list(layout.widths.values()), -1)])
+            for heard in (len(piece) // 4, len(piece) // 2, len(piece)):
+                end = example.first + stride * (start + heard) - 1
+                if end < len(speech):
+                    people.append(example.person)
+                    means.append(voices[id(speech)][end])
+                    spreads.append(spread)
     if not people:
         raise ValueError(f"nobody talks for {SHORTEST_SECONDS} seconds in the recordings: give longer ones")
     count = Counter(people)
