@@ -19,8 +19,8 @@ RIDGE = 20.0  # in people: every person weighs one
 
 
 def learn_vivacity(examples: Sequence[Example], streams: Mapping[str, int], stride: int, layout: Layout) -> Vivacity:
-    """Ridge regression of the log spread of each motion field in pieces of three seconds on the mean of the spoken features, up to
-    a quarter, a half and the whole of the piece; every person who talks weighs the same.
+    """Ridge regression of the log spread of each motion field in pieces of three seconds on the mean of the spoken features,
+    up to a quarter, a half and the whole of the piece; every person who talks weighs the same.
 
     ``streams``: of the examples' speech, with ``stride`` features to a motion frame. ValueError where nobody talks for two
     seconds.
