@@ -25,7 +25,7 @@ class Vivacity:
     weight: Float[Tensor, "f w"]
     mean: Float[Tensor, " w"]
 
-    prior_count: ClassVar[float] = 15.0
+    prior_count: ClassVar[float] = 30.0
     """After so many spoken features half of what the voice tells is believed."""
     unknown: ClassVar[float] = -0.4
     """The logarithm before anybody spoke: one begins calmly."""
