@@ -240,3 +240,9 @@ def test_two_portraits_that_hear_the_same_do_not_nod_as_one(animator: Animator, 
     np.testing.assert_array_equal(first, turns(astronaut.image.copy(), 0))
     for different in (other, take):
         assert abs(first - different).max() > 0.02
+
+
+def test_two_faces_of_one_picture_do_not_nod_as_one(animator: Animator, astronaut: Portrait) -> None:
+    pair = np.concatenate([astronaut.image, astronaut.image], 1)
+    seeds = {animator.prepare(Portrait(image=pair, name="pair", face=face), size=256).seed(0) for face in (0, 1)}
+    assert len(seeds) == 2
