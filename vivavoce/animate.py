@@ -135,11 +135,12 @@ class Animator:
     ) -> Iterator[Frame]:
         """Frames of the portrait moving as the face in a recording does; ``frames`` come at the motion rate (`MotionSpace.spec`).
 
-        Blinks are the recorded ones, so that amplitude is not used.
+        The portrait takes the place of the recording's first frame: where that face turns from there, this one turns from where it
+        is. Lips close when the recorded ones do. Blinks are the recorded ones, so that amplitude is not used.
         """
         clock = OutputClock(Settings(fps=fps).fps)
         reference = self.prepare(portrait, size=size, crop=crop)
-        motion = controls.apply(self.space.layout.unpack(self.space.encode(frames)[0]))
+        motion = controls.apply(self.space.layout.unpack(self.space.encode(frames, from_first=True)[0]))
         painter = Painter(reference)
         landmarks = self.space.landmarks(motion, reference)
         return (painter.paint(clock.pick(landmarks, 0, i)) for i in range(clock.frames(len(motion) / MOTION_RATE_HZ)))

@@ -85,7 +85,7 @@ class MotionSpace:
         if crop:
             resolution = size or DEFAULT_CROP
             canvas, origin, scale = square_crop(portrait.image, low + side / 2, side, resolution)
-            corner, span = (0, 0), resolution
+            corner, span, free = (0, 0), resolution, (True, True, True, True)
             points = face * scale - np.array([*(origin * scale), 0.0])
         else:
             scale = (size or min(DEFAULT_LONGEST, max(height, width))) / max(height, width)
@@ -95,10 +95,11 @@ class MotionSpace:
             x, y = np.clip(np.round(low * scale).astype(int), 0, limit)
             corner = (int(x), int(y))
             points = face * scale - np.array([x, y, 0.0])
+            free = (x == 0, y == 0, x == limit[0], y == limit[1])
         square = np.ascontiguousarray(canvas[corner[1] : corner[1] + span, corner[0] : corner[0] + span])
         rest = rest_of_picture(points, self.model)
         return Reference(
-            canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32)), rest=rest,
+            canvas=canvas, corner=corner, prepared=prepare(square, points.astype(np.float32), free), rest=rest,
             lids=self.blink_amount(rest.neutral), number=zlib.crc32(portrait.image.tobytes(), portrait.face or 0),
         )
 
@@ -117,10 +118,15 @@ class MotionSpace:
         flat = points.reshape(len(points), -1)
         return np.stack([np.interp(index, index[found], c[found]) for c in flat.T], 1).reshape(points.shape)
 
-    def encode(self, frames: Iterable[Frame]) -> Float[Tensor, "1 t d"]:
-        """Motion of the face in a recording, relative to its own neutral face and mean pose, packed."""
+    def encode(self, frames: Iterable[Frame], *, from_first: bool = False) -> Float[Tensor, "1 t d"]:
+        """Motion of the face in a recording, relative to its own neutral face and mean pose, packed.
+
+        ``from_first``: relative to what its first frame would be as a portrait instead, so that on that portrait it gives the
+        recording back.
+        """
         points = self.track(frames)
-        return self.layout.pack(motion_of(points, rest_of_clip(points, self.model), self.model))[None]
+        rest = rest_of_picture(points[0], self.model) if from_first else rest_of_clip(points, self.model)
+        return self.layout.pack(motion_of(points, rest, self.model))[None]
 
     def with_blinks(self, motion: Motion, closure: Float[np.ndarray, " t"], lids: float) -> Motion:
         """The motion with lids closed by ``closure`` (0 to 1) on top, for eyes with this `Reference.lids`."""

@@ -76,18 +76,29 @@ def rasterise(
 
 
 @njit(cache=True)
-def settle(warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, out: np.ndarray) -> None:
-    """Copy a resampled window to out (h, w, 3), smoothing it a little where its map jumps: at edges where one part of the mesh
-    hides another, and where much of the source falls on few pixels."""
+def settle(
+    warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, left: int, top: int, image: np.ndarray, behind: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Put a warped window (h, w, 4; the fourth is its matte) with its corner at (left, top) over what is behind, into out (h, w, 3).
+
+    It is smoothed a little where its map jumps: at edges where one part of the mesh hides another, and where much of the source
+    falls on few pixels. Where the matte lets through what is behind but nothing moves, that is the image itself.
+    """
     height, width = map_x.shape
     jump = np.float32(2.0)
     for y in range(height):
         for x in range(width):
+            a = int(warped[y, x, 3])
             torn = False
-            if 0 < y < height - 1 and 0 < x < width - 1:
+            if 0 < y < height - 1 and 0 < x < width - 1 and a > 0:
                 across = abs(map_x[y, x + 1] - map_x[y, x - 1] - 2) + abs(map_y[y, x + 1] - map_y[y, x - 1])
                 along = abs(map_y[y + 1, x] - map_y[y - 1, x] - 2) + abs(map_x[y + 1, x] - map_x[y - 1, x])
                 torn = across > 2 * jump or along > 2 * jump
+            still = np.float32(0.0)
+            if a < 255:
+                dx, dy = map_x[y, x] - (left + x), map_y[y, x] - (top + y)
+                still = np.exp(-2 * (dx * dx + dy * dy))
             for c in range(3):
                 if torn:
                     total = 4 * int(warped[y, x, c])
@@ -95,9 +106,14 @@ def settle(warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, out: np.nda
                     total += 2 * (int(warped[y, x - 1, c]) + int(warped[y, x + 1, c]))
                     total += int(warped[y - 1, x - 1, c]) + int(warped[y - 1, x + 1, c])
                     total += int(warped[y + 1, x - 1, c]) + int(warped[y + 1, x + 1, c])
-                    out[y, x, c] = np.uint8((total + 8) // 16)
+                    value = np.float32((total + 8) // 16)
                 else:
-                    out[y, x, c] = warped[y, x, c]
+                    value = np.float32(warped[y, x, c])
+                if a < 255:
+                    under = np.float32(behind[top + y, left + x, c])
+                    under += still * (np.float32(image[top + y, left + x, c]) - under)
+                    value = under + np.float32(a) / 255 * (value - under)
+                out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""What lies around the face: hair, ears, neck, background. A grid of vertices that follows the head and fades to stillness."""
+"""What lies around the face: hair, ears, neck, shoulders. A grid of vertices that follows the head and fades to stillness."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import Delaunay
 
-from vivavoce.latent.quiet import quiet_native_stderr
 from vivavoce.latent.topology import CHIN, FOREHEAD, OVAL, SKIN
 
-CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells never moves
+CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells at a still border never moves
+_BEYOND = 3  # further cells outside the crop, so that nothing is uncovered at a border that may move
 _MAP = 72  # side of the small map on which the share of head motion is solved
-_FADE = 0.08  # of the side: width over which motion fades towards the still border
+_FADE = 0.08  # of the side: width over which motion fades towards a still border
+_SHOULDERS = 0.12  # share of the head's motion that the top of the shoulders follows
+
+Borders = tuple[bool, bool, bool, bool]  # left, top, right, bottom: whether the crop's border may move, being the picture's own
+STILL: Borders = (False, False, False, False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +39,16 @@ class Surround:
     triangles: Int32[np.ndarray, "m 3"]
 
 
-def surround(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> Surround:
-    """Build the grid for a crop and its landmarks (px)."""
-    side = image.shape[0]
+def surround(
+    landmarks: Float32[np.ndarray, "478 3"], side: int, person: Float32[np.ndarray, "s s"] | None, free: Borders = STILL
+) -> Surround:
+    """Build the grid for a crop's landmarks (px) and where it shows the person; None where that isn't known, and then what is near
+    the face follows it."""
     oval = landmarks[OVAL]
-    covered = _filled(landmarks, side)
+    covered = face_mask(landmarks, side)
     grid = _grid(side, covered)
-    share = _head_share(image, landmarks, covered)
-    still = _border_fade(grid, side)
+    share = _head_share(landmarks, covered, person, free)
+    still = _border_fade(grid, side, free)
     follow = _sample(share, grid, side) * still
     stretch = _extension(grid, oval[:, :2], 0.22 * _face_height(landmarks)) * (still * np.sqrt(np.clip(follow, 0, 1)))[:, None]
     depth = _depth(grid, oval)
@@ -55,27 +61,32 @@ def surround(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "
     )
 
 
+def face_mask(landmarks: Float32[np.ndarray, "478 3"], side: int) -> UInt8[np.ndarray, "s s"]:
+    """1 inside the outline of the face."""
+    mask = np.zeros((side, side), np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(landmarks[:SKIN, :2].round().astype(np.int32)), 1)
+    return mask
+
+
 def _face_height(landmarks: np.ndarray) -> float:
     return float(np.linalg.norm(landmarks[FOREHEAD] - landmarks[CHIN]))
 
 
-def _filled(landmarks: np.ndarray, side: int) -> np.ndarray:
-    mask = np.zeros((side, side), np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(landmarks[: SKIN, :2].round().astype(np.int32)), 1)
-    return mask
-
-
 def _grid(side: int, covered: np.ndarray) -> np.ndarray:
-    ticks = np.linspace(0, side - 1, CELLS + 1)
+    cell = (side - 1) / CELLS
+    ticks = cell * np.arange(-_BEYOND, CELLS + _BEYOND + 1)
     grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
     # A vertex too close to the face's outline would make slivers.
-    away = cv2.distanceTransform(1 - covered, cv2.DIST_L2, 5)
-    keep = away[grid[:, 1].round().astype(int), grid[:, 0].round().astype(int)] > 0.45 * side / CELLS
-    return grid[keep]
+    margin = int(np.ceil(_BEYOND * cell)) + 1
+    padded = cv2.copyMakeBorder(1 - covered, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=1)
+    away = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
+    at = grid.round().astype(int) + margin
+    return grid[away[at[:, 1], at[:, 0]] > 0.45 * cell]
 
 
-def _border_fade(grid: np.ndarray, side: int) -> np.ndarray:
-    inside = np.minimum(grid, side - 1 - grid).min(1) / (side - 1)
+def _border_fade(grid: np.ndarray, side: int, free: Borders) -> np.ndarray:
+    gaps = np.stack([grid[:, 0], grid[:, 1], side - 1 - grid[:, 0], side - 1 - grid[:, 1]], 1)
+    inside = np.where(free, np.inf, gaps).min(1) / (side - 1)
     t = np.clip((inside - 1.02 / CELLS) / _FADE, 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -99,46 +110,49 @@ def _extension(grid: np.ndarray, oval: np.ndarray, reach: float) -> np.ndarray:
     return np.linalg.solve(among, kernel(grid, oval).T).T
 
 
-def _person(image: np.ndarray) -> np.ndarray:
-    """Probability that each cell of the small map shows the person (MediaPipe's selfie segmentation)."""
-    from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation
-
-    with quiet_native_stderr(), SelfieSegmentation(model_selection=0) as model:
-        mask = model.process(np.ascontiguousarray(image)).segmentation_mask
-    return cv2.resize(mask, (_MAP, _MAP), interpolation=cv2.INTER_AREA)
-
-
-def _head_share(image: np.ndarray, landmarks: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Share of head motion on the small map: 1 on the head, 0 on still things, harmonic in between."""
-    side = image.shape[0]
-    points = landmarks[:, :2] * (_MAP / side)
-    height = _face_height(landmarks) * _MAP / side
+def _head_share(
+    landmarks: np.ndarray, covered: np.ndarray, person: np.ndarray | None, free: Borders
+) -> Float64[np.ndarray, "m m"]:
+    """Share of head motion on the small map: 1 on the head, little on the shoulders, 0 on still things, harmonic in between."""
+    points = landmarks[:, :2] * (_MAP / covered.shape[0])
+    height = float(np.linalg.norm(points[FOREHEAD] - points[CHIN]))
     top, chin = points[FOREHEAD], points[CHIN]
-    down = (chin - top) / max(float(np.linalg.norm(chin - top)), 1e-6)
+    down = (chin - top) / max(height, 1e-6)
     ys, xs = np.mgrid[0:_MAP, 0:_MAP].astype(np.float32)
     below = (xs - chin[0]) * down[0] + (ys - chin[1]) * down[1]
     across = np.abs((xs - chin[0]) * -down[1] + (ys - chin[1]) * down[0])
     face = cv2.resize(covered, (_MAP, _MAP), interpolation=cv2.INTER_AREA) > 0
-    person = (_person(image) > 0.5) | face
     centre = points[OVAL].mean(0)
     from_centre = np.hypot(xs - centre[0], ys - centre[1])
-    head = face | (person & (below < -0.12 * height) & (from_centre < 1.05 * height))
+    near = (below < -0.12 * height) & ((from_centre < 1.05 * height) | ((below < -0.6 * height) & (across < 1.6 * height)))
+    chest = (below > 0.85 * height) | ((below > 0.35 * height) & (across > 0.75 * height))
+    if person is None:
+        head = face.copy()
+        away = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, 5)
+        head |= (away < 0.3 * height) & (below < -0.12 * height)
+        still = chest | (away > 0.45 * height + 0.25 * height * (below < -0.5 * height))
+        shoulders = 0.0
+    else:
+        shown = cv2.resize(person, (_MAP, _MAP), interpolation=cv2.INTER_AREA) > 0.5
+        head = face | (shown & near)
+        still, shoulders = chest & (shown | (below > 1.2 * height)), _SHOULDERS
     away = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, 5)
     head |= away < 0.05 * height
-    still = (below > 0.85 * height) | ((below > 0.35 * height) & (across > 0.75 * height))
-    still |= (away > 0.45 * height) & (~person | (below < 0))
-    still[0], still[-1], still[:, 0], still[:, -1] = True, True, True, True
-    return _harmonic(head & ~still, still)
+    value = np.where(still, shoulders * np.clip(1 - (below / height - 0.85) / 1.2, 0, 1), 1.0)
+    for edge, moves in zip((np.s_[:, 0], np.s_[0], np.s_[:, -1], np.s_[-1]), free, strict=True):
+        if not moves:
+            still[edge], value[edge] = True, 0.0
+    return _harmonic(value, (head & ~still) | still)
 
 
-def _harmonic(one: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Solve Laplace's equation with values 1 and 0 held on the two masks."""
-    rows, columns = one.shape
-    free = ~(one | zero)
-    index = np.full(one.shape, -1)
+def _harmonic(value: np.ndarray, known: np.ndarray) -> Float64[np.ndarray, "m m"]:
+    """Solve Laplace's equation where the values are not known; no flow over the border."""
+    rows, columns = value.shape
+    free = ~known
+    index = np.full(value.shape, -1)
     index[free] = np.arange(free.sum())
     ys, xs = np.nonzero(free)
-    value = one.astype(np.float64)
+    value = value.astype(np.float64)
     if not len(ys):
         return value
     right = np.zeros(len(ys))

@@ -19,14 +19,18 @@ from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.lips import lips_shift
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
+from vivavoce.latent.pose import Pose, flat_motion, rigid_motion
 from vivavoce.latent.raster import rasterise, settle
-from vivavoce.latent.surround import CELLS, Surround, surround
+from vivavoce.latent.refine import Canon, Correction, Inference, View, apply, canon, displaced, view
+from vivavoce.latent.plate import Plate, person_of, plate_of
+from vivavoce.latent.surround import CELLS, STILL, Borders, Surround, face_mask, surround
 from vivavoce.latent.topology import LANDMARKS, OVAL, RIGID, SKIN
 
 _EYE_KNEE = 0.2  # height over length of an eye below which it is on its way to closed
 _TUCK_EYE = 0.07  # of an eye's length
 _TUCK_LIPS_MM = 0.7
 _TUCK_WIDE_MM = 1.6  # the same where the rims of an open mouth had to be looked for
+_OUTSIDE = 0.15  # of the side: how far the picture is continued beyond its borders
 _LIPS_KNEE_MM = 2.0  # the same for lips, in millimetres
 _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 
@@ -35,12 +39,14 @@ _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 class Prepared:
     """Everything about a portrait that is computed once.
 
-    image: (s, s, 3) RGB; points: (478, 3) its landmarks in px, pixel-centre coordinates, put right around an open mouth by
+    image: (s, s, 3) RGB; plate: the person's matte and what is behind; free: borders that may move; points: (478, 3) its landmarks in px, pixel-centre coordinates, put right around an open mouth by
     `shift` (478, 3); around: the grid outside the face; triangles: (m, 3) over face and grid vertices, of which the first
     `behind` lie behind the face.
     """
 
     image: UInt8[np.ndarray, "s s 3"]
+    plate: Plate
+    free: Borders
     points: Float32[np.ndarray, "478 3"]
     shift: Float32[np.ndarray, "478 3"]
     around: Surround
@@ -48,28 +54,16 @@ class Prepared:
     behind: int
     eyes: tuple[EyeSource, EyeSource]
     mouth: MouthSource
+    canon: Canon
 
 
-@dataclass(frozen=True)
-class Pose:
-    """A similarity in space: p becomes matrix @ p + offset (px)."""
-
-    matrix: Float64[np.ndarray, "3 3"]
-    offset: Float64[np.ndarray, " 3"]
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return points @ self.matrix.T + self.offset
-
-    @property
-    def place(self) -> Float64[np.ndarray, "3 4"]:
-        """(matrix | offset)."""
-        return np.concatenate([self.matrix, self.offset[:, None]], 1)
-
-
-def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"]) -> Prepared:
+def prepare(
+    image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "478 3"], free: Borders = STILL
+) -> Prepared:
     """Compute once what every frame of this portrait needs.
 
-    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's px, z in px too.
+    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's px, z in px too. free: the
+    crop's borders that are the picture's own, so that what crosses them may move.
     """
     assert image.ndim == 3
     assert image.shape[0] == image.shape[1]
@@ -77,12 +71,16 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
     points = _centred(landmarks)
     shift = lips_shift(image, points)
     points += shift
-    around = surround(image, points)
+    person = person_of(image, face_mask(points, len(image)) > 0)
+    around = surround(points, len(image), person, free)
     number = np.concatenate([OVAL, SKIN + np.arange(len(around.points))]).astype(np.int32)
+    mouth = prepare_mouth(image, points)
     holes = [topology.hole_triangles(o) for o in (topology.INNER_LIPS, topology.RIGHT_EYE, topology.LEFT_EYE)]
     behind = number[around.triangles]
     return Prepared(
         image=np.ascontiguousarray(image),
+        plate=Plate(matte=np.full(image.shape[:2], 255, np.uint8), picture=image) if person is None else plate_of(image, person),
+        free=free,
         points=points,
         shift=shift,
         around=around,
@@ -92,18 +90,38 @@ def prepare(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarray, "4
             prepare_eye(image, points, topology.RIGHT_EYE, topology.RIGHT_IRIS),
             prepare_eye(image, points, topology.LEFT_EYE, topology.LEFT_IRIS),
         ),
-        mouth=prepare_mouth(image, points),
+        mouth=mouth,
+        canon=canon(image, points, mouth.mm),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """One frame's geometry: landmarks (478, 3) put right, the head's motion, and the mesh's vertices (n, 3), px."""
+
+    points: Float32[np.ndarray, "478 3"]
+    pose: Pose
+    vertices: Float32[np.ndarray, "n 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A frame before refinement: the window that may change, warped (plain) and with the drawn layers, and what a refiner sees."""
+
+    plain: UInt8[np.ndarray, "h w 3"]
+    drawn: UInt8[np.ndarray, "h w 3"]
+    view: View
 
 
 class Renderer:
     """Renders frames of one portrait. Owns scratch buffers only: frames do not depend on the frames before."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
+    def __init__(self, prepared: Prepared, refiner: Inference | None = None) -> None:
+        self.prepared, self.refiner = prepared, refiner
         self._left, self._top, width, height = _window(prepared)
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
-        self._warped = np.empty((height, width, 3), np.uint8)
+        self._layer = _layer(prepared)
+        self._warped = np.empty((height, width, 4), np.uint8)
         eye = max(e.lids.length for e in prepared.eyes)
         self._tucks: list[tuple[Opening, float]] = [(topology.RIGHT_EYE, _TUCK_EYE * eye), (topology.LEFT_EYE, _TUCK_EYE * eye)]
         if prepared.mouth.parted:
@@ -113,31 +131,60 @@ class Renderer:
 
     def render(self, target: Float32[np.ndarray, "478 3"]) -> UInt8[np.ndarray, "s s 3"]:
         """The portrait with its face moved to these landmarks (px in the crop). Its own landmarks give the picture itself."""
+        draft = self.draft(self.geometry(target))
+        return self.finish(draft, self.refiner([draft.view])[0] if self.refiner else None)
+
+    def geometry(self, target: Float32[np.ndarray, "478 3"]) -> Geometry:
+        """Where everything goes when the face moves to these landmarks."""
         p = self.prepared
         points = _centred(target)
         pose = rigid_motion(p.points[RIGID], points[RIGID])
         self._correct(points, pose)
         self._meet(points)
-        vertices = self._vertices(points, pose)
-        shift = self._source[:, :2] - vertices[:, :2]
+        return Geometry(points=points, pose=pose, vertices=self._vertices(points, pose))
+
+    def draft(self, geometry: Geometry) -> Draft:
+        """The frame before refinement."""
+        p, points, pose = self.prepared, geometry.points, geometry.pose
+        shift = self._source[:, :2] - geometry.vertices[:, :2]
         for opening, depth in self._tucks:
             self._tuck(shift, points, opening, depth)
-        rasterise(
-            vertices[:, :2], vertices[:, 2], shift, p.triangles, p.behind,
-            self._left, self._top, self._map_x, self._map_y, self._nearest,
-        )
-        height, width = self._map_x.shape
-        frame = p.image.copy()
-        window = frame[self._top : self._top + height, self._left : self._left + width]
-        cv2.remap(p.image, self._map_x, self._map_y, cv2.INTER_CUBIC, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
-        settle(self._warped, self._map_x, self._map_y, window)
+        self._rasterise(geometry, shift)
+        plain = np.empty((*self._warped.shape[:2], 3), np.uint8)
+        at = (cv2.add(m, _margin(p)) for m in (self._map_x, self._map_y))
+        cv2.remap(self._layer, *at, cv2.INTER_CUBIC, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
+        settle(self._warped, self._map_x, self._map_y, self._left, self._top, p.image, p.plate.picture, plain)
+        drawn = plain.copy()
         corner = (self._left, self._top)
         for eye in p.eyes:
-            draw_eye(window, corner, p.image, eye, points, flat_motion(pose, p.points[list(eye.opening[0] + eye.opening[1])]))
+            draw_eye(drawn, corner, p.image, eye, points, flat_motion(pose, p.points[list(eye.opening[0] + eye.opening[1])]))
         draw_mouth(
-            window, corner, p.image, p.mouth, points, pose(p.points), flat_motion(pose, p.points[_INNER_LIPS]), pose.place
+            drawn, corner, p.image, p.mouth, points, pose(p.points), flat_motion(pose, p.points[_INNER_LIPS]), pose.place
         )
+        return Draft(plain=plain, drawn=drawn, view=view(p.canon, pose, points, plain, drawn, corner, self._map_x, self._map_y))
+
+    def finish(self, draft: Draft, correction: Correction | None) -> UInt8[np.ndarray, "s s 3"]:
+        """The frame, refined where there is a correction. The draft is used up."""
+        if correction is not None:
+            apply(correction, draft.view, draft.plain, draft.drawn, (self._left, self._top))
+        frame = self.prepared.image.copy()
+        height, width = self._map_x.shape
+        frame[self._top : self._top + height, self._left : self._left + width] = draft.drawn
         return frame
+
+    def flow(self, earlier: Geometry, later: Geometry) -> Float32[np.ndarray, "144 144 2"]:
+        """Px of the refined crop from where each pixel of the later frame's is to where it was in the earlier frame's."""
+        self._rasterise(later, earlier.vertices[:, :2] - later.vertices[:, :2])
+        here = self.prepared.canon.place(later.pose)
+        here[:, 2] -= (self._left, self._top)
+        return displaced(self.prepared.canon.place(earlier.pose), here, self._map_x, self._map_y)
+
+    def _rasterise(self, geometry: Geometry, shift: np.ndarray) -> None:
+        """Fill the maps: each pixel of the window to its own place plus the mesh's shift there."""
+        rasterise(
+            geometry.vertices[:, :2], geometry.vertices[:, 2], shift, self.prepared.triangles, self.prepared.behind,
+            self._left, self._top, self._map_x, self._map_y, self._nearest,
+        )
 
     def _correct(self, points: np.ndarray, pose: Pose) -> None:
         """Put right an open mouth's landmarks as the portrait's were, in place: the more, the more open the mouth."""
@@ -181,41 +228,24 @@ def _centred(landmarks: np.ndarray) -> np.ndarray:
     return (landmarks - np.array([0.5, 0.5, 0.0])).astype(np.float32)
 
 
+def _margin(prepared: Prepared) -> int:
+    return int(np.ceil(_OUTSIDE * prepared.image.shape[0]))
+
+
+def _layer(prepared: Prepared) -> UInt8[np.ndarray, "l l 4"]:
+    """The portrait and its matte, continued by a margin: what is cut off at the picture's border is mirrored there."""
+    sides = (_margin(prepared),) * 4
+    colours = cv2.copyMakeBorder(prepared.image, *sides, cv2.BORDER_REFLECT_101)
+    return np.dstack([colours, cv2.copyMakeBorder(prepared.plate.matte, *sides, cv2.BORDER_REPLICATE)])
+
+
 def _window(prepared: Prepared) -> tuple[int, int, int, int]:
-    """The part of the crop that may ever change (left, top, width, height): what follows the head, less the still border."""
+    """The part of the crop that may ever change (left, top, width, height): what follows the head, less a still border."""
     side = prepared.image.shape[0]
     cell = side / CELLS
-    edge = int(np.ceil(cell))
+    edges = [0 if moves else int(np.ceil(cell)) for moves in prepared.free]
     moving = prepared.around.points[prepared.around.follow > 0, :2]
     places = np.concatenate([moving, prepared.points[:SKIN, :2]])
-    low = np.clip(np.floor(places.min(0) - cell).astype(int), edge, side - edge - 2)
-    high = np.clip(np.ceil(places.max(0) + cell).astype(int) + 1, low + 2, side - edge)
+    low = np.maximum(np.floor(places.min(0) - cell).astype(int), edges[:2])
+    high = np.minimum(np.ceil(places.max(0) + cell).astype(int) + 1, side - np.array(edges[2:]))
     return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
-
-
-def rigid_motion(source: np.ndarray, target: np.ndarray, rounds: int = 3) -> Pose:
-    """The similarity in space that best takes source (n, 3) to target (n, 3); points that disagree count less (reweighted
-    orthogonal Procrustes)."""
-    a, b = source.astype(np.float64), target.astype(np.float64)
-    weight = np.ones(len(a))
-    size = float(np.linalg.norm(a - a.mean(0), axis=1).mean())
-    for _ in range(rounds):
-        w = weight[:, None] / weight.sum()
-        ca, cb = (w * a).sum(0), (w * b).sum(0)
-        u, s, vt = np.linalg.svd((w * (a - ca)).T @ (b - cb))
-        flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-        matrix = (vt.T * flip) @ u.T * ((s * flip).sum() / (w * (a - ca) ** 2).sum())
-        pose = Pose(matrix, cb - matrix @ ca)
-        weight = 1 / (1 + (np.linalg.norm(pose(a) - b, axis=1) / (0.02 * size)) ** 2)
-    return pose
-
-
-def flat_motion(pose: Pose, points: np.ndarray) -> Float64[np.ndarray, "2 3"]:
-    """The affine map of the picture plane (2, 3) that a pose makes of a nearly flat patch around these points."""
-    at = np.concatenate([points[:, :2].astype(np.float64), np.ones((len(points), 1))], 1)
-    # A narrow patch does not tell all six numbers: lean towards the pose's own upper left block.
-    lean = pose.matrix[:2, :2]
-    rest = pose(points)[:, :2] - points[:, :2] @ lean.T
-    slope = np.linalg.solve(at.T @ at + np.diag([25.0, 25.0, 0.0]) * len(points), at.T @ rest).T
-    slope[:, :2] += lean
-    return slope

@@ -1,0 +1,280 @@
+"""Refinement: a small network corrects what a warp of the portrait cannot show.
+
+It looks at one square crop of the face that is held upright and of one size, so that it need not know how large a picture is or
+how the head is tilted. It sees the warped portrait without and with the drawn layers (mouth, eyes), the untouched portrait, the
+openings of mouth and eyes, and where each pixel comes from. It says how far to trust the drawn layers and what to add. Nothing
+else is repainted: where the face moves as a rigid body, and outside the face, the picture stays the warp's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64, UInt8
+from numba import njit
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vivavoce.latent.aperture import Opening
+from vivavoce.latent.pose import Pose
+from vivavoce.latent.topology import INNER_LIPS, LEFT_EYE, RIGHT_EYE, SKIN
+
+SIDE = 144  # px of the crop
+SPAN_MM = 155.0  # what it shows: from over the brows to under the chin of an average adult
+_CENTRE = (33, 263, 61, 291)  # its centre is the mean of these landmarks of the portrait: corners of the eyes and the mouth
+CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
+_FAR_PX = 6.0  # displacements are given in this unit
+_STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
+_OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
+_SHIFT = 4  # bits after the point in OpenCV's polygons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canon:
+    """The portrait in the crop.
+
+    image: its pixels; centre: (3,) px of the picture; angle: of the eyes' line to the horizontal, radians; grain: px of the picture
+    to one px of the crop.
+    """
+
+    image: UInt8[np.ndarray, "144 144 3"]
+    centre: Float64[np.ndarray, " 3"]
+    angle: float
+    grain: float
+
+    def place(self, pose: Pose | None = None) -> Float64[np.ndarray, "2 3"]:
+        """The similarity that takes px of the crop to px of the picture, once the head has moved by the pose."""
+        centre, angle, grain = self.centre, self.angle, self.grain
+        if pose is not None:
+            m = pose.matrix
+            centre, grain = pose(centre), grain * float(np.cbrt(np.linalg.det(m)))
+            angle += float(np.arctan2(m[1, 0] - m[0, 1], m[0, 0] + m[1, 1]))
+        turn = grain * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return np.concatenate([turn, (centre[:2] - turn @ np.full(2, (SIDE - 1) / 2))[:, None]], 1)
+
+
+def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"], mm: float) -> Canon:
+    """The crop of a portrait with its landmarks (px) and px per millimetre."""
+    eyes = points[263] - points[33]
+    centre = points[list(_CENTRE)].astype(np.float64).mean(0)
+    found = Canon(
+        image=np.zeros((SIDE, SIDE, 3), np.uint8), centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=mm * SPAN_MM / SIDE
+    )
+    return Canon(image=crop(image, found.place()), centre=found.centre, angle=found.angle, grain=found.grain)
+
+
+def crop(picture: UInt8[np.ndarray, "h w 3"], place: Float64[np.ndarray, "2 3"]) -> UInt8[np.ndarray, "144 144 3"]:
+    """The crop at a place, without aliasing; the picture's edges are repeated outside."""
+    grain = float(np.hypot(place[0, 0], place[1, 0]))
+    if grain > 1.5:
+        picture = cv2.resize(picture, None, fx=1 / grain, fy=1 / grain, interpolation=cv2.INTER_AREA)
+        place = place / grain
+        place[:, 2] += (1 / grain - 1) / 2  # pixel centres
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, place, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the network sees of one frame, and where its corrections may go.
+
+    place: the crop in the picture; plain, drawn, own: the warped portrait without and with the drawn layers, and the portrait
+    itself; openings: share of mouth and eyes; displacement: px of the crop from where each pixel would come from if the face moved
+    as a rigid body to where it does come from; gate: share of the correction that is let through.
+    """
+
+    place: Float64[np.ndarray, "2 3"]
+    plain: UInt8[np.ndarray, "144 144 3"]
+    drawn: UInt8[np.ndarray, "144 144 3"]
+    own: UInt8[np.ndarray, "144 144 3"]
+    openings: Float32[np.ndarray, "144 144"]
+    displacement: Float32[np.ndarray, "144 144 2"]
+    gate: Float32[np.ndarray, "144 144"]
+
+
+def view(
+    canon: Canon, pose: Pose, points: Float32[np.ndarray, "478 3"], plain: UInt8[np.ndarray, "h w 3"],
+    drawn: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], map_x: Float32[np.ndarray, "h w"], map_y: Float32[np.ndarray, "h w"],
+) -> View:
+    """Look at a frame: its landmarks (px of the picture), and a window of it with its top left pixel at `corner`, whose maps say
+    where in the portrait each pixel comes from."""
+    place = canon.place(pose)
+    inside = place.copy()
+    inside[:, 2] -= corner
+    displacement = displaced(canon.place(), inside, map_x, map_y)
+    flat = cv2.transform(points[None, :, :2].astype(np.float64), cv2.invertAffineTransform(place))[0]
+    openings = np.zeros((SIDE, SIDE), np.uint8)
+    for upper, lower in _OPENINGS:
+        _fill(openings, flat[[*upper, *lower[-2:0:-1]]])
+    return View(
+        place=place, plain=crop(plain, inside), drawn=crop(drawn, inside), own=canon.image,
+        openings=openings.astype(np.float32) / 255, displacement=displacement, gate=_gate(displacement, flat[:SKIN]),
+    )
+
+
+def displaced(
+    there: Float64[np.ndarray, "2 3"], here: Float64[np.ndarray, "2 3"], map_x: Float32[np.ndarray, "h w"],
+    map_y: Float32[np.ndarray, "h w"],
+) -> Float32[np.ndarray, "144 144 2"]:
+    """Maps of a window seen in the crop: px of the crop from each pixel `here` (crop to window) to where it comes from `there`
+    (crop to the picture that the maps point into)."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    x, y = (cv2.warpAffine(m, here, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE) for m in (map_x, map_y))
+    back = cv2.invertAffineTransform(there)
+    ticks = np.arange(SIDE, dtype=np.float32)
+    return np.stack([
+        back[0, 0] * x + back[0, 1] * y + back[0, 2] - ticks, back[1, 0] * x + back[1, 1] * y + back[1, 2] - ticks[:, None],
+    ], -1).astype(np.float32)
+
+
+def _fill(mask: np.ndarray, ring: np.ndarray) -> None:
+    cv2.fillPoly(mask, [np.round(ring * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_AA, _SHIFT)
+
+
+def _gate(displacement: np.ndarray, skin: np.ndarray) -> Float32[np.ndarray, "144 144"]:
+    """1 where the face moves otherwise than as a rigid body, 0 where it does not and outside it, with soft edges."""
+    moved = np.hypot(displacement[..., 0], displacement[..., 1])
+    moved = cv2.blur(cv2.dilate(moved, np.ones((7, 7), np.uint8)), (5, 5))
+    share = np.clip((moved - _STILL_PX) / (_MOVED_PX - _STILL_PX), 0, 1)
+    face = np.zeros((SIDE, SIDE), np.uint8)
+    _fill(face, cv2.convexHull(skin.astype(np.float32))[:, 0])
+    face[:1], face[-1:], face[:, :1], face[:, -1:] = 0, 0, 0, 0
+    inwards = cv2.distanceTransform((face > 127).astype(np.uint8), cv2.DIST_L2, 3)
+    return (share * np.clip((inwards - 2) / 6, 0, 1)).astype(np.float32)
+
+
+def stacked(views: Sequence[View], device: torch.device | str = "cpu") -> Float[Tensor, "b 12 144 144"]:
+    """What the network is given of several frames, channels last in memory."""
+    out = np.empty((len(views), SIDE, SIDE, CHANNELS), np.float32)
+    for row, seen in zip(out, views, strict=True):
+        for i, picture in enumerate((seen.plain, seen.drawn, seen.own)):
+            row[..., 3 * i : 3 * i + 3] = picture
+        row[..., 9] = seen.openings
+        row[..., 10:] = seen.displacement
+    return normalised(torch.from_numpy(out).to(device).permute(0, 3, 1, 2))
+
+
+def normalised(values: Float[Tensor, "b 12 s s"]) -> Float[Tensor, "b 12 s s"]:
+    """8-bit levels to -1..1, displacements in their unit; in place."""
+    values[:, :9].div_(127.5).sub_(1)
+    values[:, 10:].div_(_FAR_PX).clamp_(-3, 3)
+    return values
+
+
+class Refiner(nn.Module):
+    """A U-Net from a look at the frame to (trust in the drawn layers, what to add to each colour in units of 127.5 levels)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """``widths``: channels at a half, a quarter, an eighth and a sixteenth of the crop's resolution."""
+
+        widths: tuple[int, int, int, int] = (32, 64, 96, 128)
+
+    def __init__(self, config: Config = Config()):
+        super().__init__()
+        self.config = config
+        a, b, c, d = config.widths
+        self.look = nn.Conv2d(CHANNELS, a, 4, 2, 1)
+        self.down = nn.ModuleList([nn.Conv2d(i, o, 3, 2, 1) for i, o in ((a, b), (b, c), (c, d))])
+        self.same = nn.ModuleList([nn.Conv2d(w, w, 3, 1, 1) for w in (a, b, c, d, d)])
+        self.up = nn.ModuleList([nn.Conv2d(i + o, o, 3, 1, 1) for i, o in ((d, c), (c, b), (b, a))])
+        self.last = nn.Conv2d(a, a, 3, 1, 1)
+        self.out = nn.Conv2d(a, 16, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, seen: Float[Tensor, "b 12 s s"]) -> tuple[Float[Tensor, "b 1 s s"], Float[Tensor, "b 3 s s"]]:
+        """(trust 0..1, addition). Starts from trust 1/2 and no addition."""
+        x = F.silu(self.same[0](F.silu(self.look(seen))))
+        kept = []
+        for down, same in zip(self.down, self.same[1:4], strict=True):
+            kept.append(x)
+            x = F.silu(down(x))
+            x = x + F.silu(same(x))
+        x = x + F.silu(self.same[4](x))
+        for up in self.up:
+            x = F.silu(up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1)))
+        out = F.pixel_shuffle(self.out(F.silu(self.last(x))), 2).float()
+        return out[:, :1].sigmoid(), out[:, 1:]
+
+    @classmethod
+    def load(cls, path: Path) -> Refiner:
+        """What `save` saved, ready for inference, in bfloat16 where this processor multiplies such matrices."""
+        with safe_open(path, framework="pt") as file:
+            widths = tuple(map(int, (file.metadata() or {})["widths"].split(",")))
+            assert len(widths) == 4
+            net = cls(cls.Config(widths=widths))
+            net.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})
+        return net.eval().requires_grad_(False)
+
+    def save(self, path: Path, notes: dict[str, str]) -> None:
+        """Weights in half precision with the configuration and notes, as one safetensors file."""
+        state = {key: value.half().contiguous() for key, value in self.state_dict().items()}
+        save_file(state, path, {"widths": ",".join(map(str, self.config.widths)), **notes})
+
+
+def corrected(
+    plain: Float[Tensor, "b 3 s s"], drawn: Float[Tensor, "b 3 s s"], gate: Float[Tensor, "b 1 s s"],
+    trust: Float[Tensor, "b 1 s s"], addition: Float[Tensor, "b 3 s s"],
+) -> Float[Tensor, "b 3 s s"]:
+    """plain + (1 - gate (1 - trust)) (drawn - plain) + gate addition: what `apply` does to a picture, in the crop."""
+    return plain + (1 - gate * (1 - trust)) * (drawn - plain) + gate * addition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """field (144, 144, 4): the share of the drawn layers that is taken away, and what is added to each colour, 8-bit levels."""
+
+    field: Float32[np.ndarray, "144 144 4"]
+
+
+class Inference:
+    """A refiner at work: a batch of views to corrections. Holds constants only."""
+
+    def __init__(self, net: Refiner, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        fast = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        self.dtype = torch.bfloat16 if fast else torch.float32
+        self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, views: Sequence[View]) -> list[Correction]:
+        trust, addition = self.net(stacked(views, self.device).to(self.dtype))
+        both = torch.cat([1 - trust, 127.5 * addition], 1).permute(0, 2, 3, 1).cpu().numpy()
+        return [Correction(field=np.ascontiguousarray(f * v.gate[..., None])) for f, v in zip(both, views, strict=True)]
+
+
+def apply(
+    correction: Correction, seen: View, plain: UInt8[np.ndarray, "h w 3"], drawn: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int]
+) -> None:
+    """Correct a window of the picture with its top left pixel at `corner`: drawn is changed in place, plain is read."""
+    edges = np.array([[0, 0, 1], [SIDE - 1, 0, 1], [0, SIDE - 1, 1], [SIDE - 1, SIDE - 1, 1]]) @ seen.place.T - corner
+    low = np.clip(np.floor(edges.min(0)).astype(int), 0, None)
+    high = np.minimum(np.ceil(edges.max(0)).astype(int) + 1, plain.shape[1::-1])
+    if (high <= low).any():
+        return
+    place = seen.place.copy()
+    place[:, 2] -= corner + low
+    field = cv2.warpAffine(correction.field, place, tuple(int(v) for v in high - low), flags=cv2.INTER_LINEAR)
+    part = slice(low[1], high[1]), slice(low[0], high[0])
+    _correct(plain[part], drawn[part], field)
+
+
+@njit(cache=True)
+def _correct(plain: np.ndarray, drawn: np.ndarray, field: np.ndarray) -> None:
+    for y in range(field.shape[0]):
+        for x in range(field.shape[1]):
+            away = field[y, x, 0]
+            if away == 0 and field[y, x, 1] == 0 and field[y, x, 2] == 0 and field[y, x, 3] == 0:
+                continue
+            for c in range(3):
+                p, d = np.float32(plain[y, x, c]), np.float32(drawn[y, x, c])
+                value = d + away * (p - d) + field[y, x, 1 + c]
+                drawn[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))
