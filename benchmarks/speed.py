@@ -20,12 +20,12 @@ import tempfile
 import threading
 import time
 import wave
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from vivavoce.apps.stages import Stages, peak, resident, thread_seconds
 
 TEXT = (
     "The ferry leaves the harbour at a quarter past five, so we should pack the bags before lunch. My brother will bring bread, "
@@ -34,48 +34,7 @@ TEXT = (
 )
 FPS = 25.0
 SIZE = 512  # px
-MEBIBYTE = 2**20
 SAMPLE_SECONDS = 0.5  # between looks at the memory
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Stages:
-    """Seconds of the main thread by stage: on the clock, and of its processor time."""
-
-    wall: dict[str, float] = field(default_factory=dict)
-    busy: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def during(self, stage: str) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # the encoder resamples as well
-            yield
-            return
-        wall, busy = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            self.wall[stage] = self.wall.get(stage, 0.0) + time.perf_counter() - wall
-            self.busy[stage] = self.busy.get(stage, 0.0) + time.thread_time() - busy
-
-    def watch(self, owner: type, name: str, stage: str) -> None:
-        """Time every call of a method."""
-        method: Callable[..., Any] = vars(owner)[name]
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.during(stage):
-                return method(*args, **kwargs)
-
-        setattr(owner, name, timed)
-
-    def iterate(self, items: Iterator[Any], stage: str) -> Iterator[Any]:
-        """Time how long each item takes to come."""
-        while True:
-            with self.during(stage):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
 
 
 class Watch:
@@ -108,26 +67,6 @@ class Watch:
             self.memory.append((self.elapsed(), resident()))
 
 
-def thread_seconds() -> dict[int, float]:
-    """Processor time of every living thread of this process."""
-    found = {}
-    for folder in Path("/proc/self/task").iterdir():
-        numbers = (folder / "stat").read_text().rpartition(")")[2].split()
-        found[int(folder.name)] = (int(numbers[11]) + int(numbers[12])) / TICKS
-    return found
-
-
-def resident() -> float:
-    """Resident memory now, MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
-
-
-def peak() -> float:
-    """The most resident memory there has been, MiB."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
-
-
 def write_speech(path: Path, seconds: float) -> None:
     """A looped text as a mono 16-bit WAV file."""
     from vivavoce.media.speak import speak
@@ -144,9 +83,8 @@ def write_speech(path: Path, seconds: float) -> None:
 
 def watch_stages(stages: Stages) -> None:
     """Time the methods that the main thread spends itself in; none of them calls another."""
-    from vivavoce.animate import Painter
     from vivavoce.generate import MotionGenerator
-    from vivavoce.latent.motion_space import MotionSpace
+    from vivavoce.latent.motion_space import MotionSpace, Painter
     from vivavoce.media.audio import Resampler
     from vivavoce.media.video import VideoWriter
     from vivavoce.speech.streams import SpeechStreams

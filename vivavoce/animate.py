@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ from torch import Tensor
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.blink import Blinks
 from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
-from vivavoce.latent.motion_space import MotionSpace, Painter, Reference
+from vivavoce.latent.motion_space import MotionSpace, Reference
 from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, Resampler
 from vivavoce.media.portrait import Portrait
@@ -81,20 +82,29 @@ class Animator:
         assert generator.net.config.levels.stride * MOTION_RATE_HZ == self.encoder.spec.rate_hz, "the clocks don't divide"
 
     @classmethod
-    def load(cls, weights: Path | None = None, *, checkpoint: Path | None = None) -> Animator:
+    def load(
+        cls, weights: Path | None = None, *, checkpoint: Path | None = None, refine: bool = True, device: torch.device | str = "cpu"
+    ) -> Animator:
         """Models from a folder with face, phonetic and motion.safetensors; by default the ones that ship.
+
+        A folder may have a renderer.safetensors of its own; otherwise the one that ships refines the frames, on ``device``, where
+        several are refined at once unless it is a CPU. ``refine``: False leaves frames as they are warped and drawn.
 
         The motion weights say which speech encoder they were trained with. ``checkpoint``: where that lies, if it is a pretrained
         one that is no longer where it was; then no phonetic.safetensors is needed.
         """
-        folder = weights or Path(str(resources.files("vivavoce") / "weights"))
+        shipped = Path(str(resources.files("vivavoce") / "weights"))
+        folder = weights or shipped
         for name in ("face.safetensors", "motion.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: give a folder of vivavoce weights, or install vivavoce again")
         own = folder / "phonetic.safetensors"
         generator = MotionGenerator.load(folder / "motion.safetensors")
         encoder = reopen(generator.metadata["encoder"], phonetic=own if own.is_file() else None, checkpoint=checkpoint)
-        return cls(MotionSpace.load(folder / "face.safetensors"), generator, encoder)
+        refiner = folder / "renderer.safetensors"
+        refiner = refiner if refiner.is_file() else shipped / refiner.name
+        space = MotionSpace.load(folder / "face.safetensors", refiner if refine else None, device=device)
+        return cls(space, generator, encoder)
 
     def prepare(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Everything about a portrait that is computed once; any number of sessions may share it. See `MotionSpace.reference`."""
@@ -141,9 +151,11 @@ class Animator:
         clock = OutputClock(Settings(fps=fps).fps)
         reference = self.prepare(portrait, size=size, crop=crop)
         motion = controls.apply(self.space.layout.unpack(self.space.encode(frames, from_first=True)[0]))
-        painter = Painter(reference)
+        painter = self.space.painter(reference)
         landmarks = self.space.landmarks(motion, reference)
-        return (painter.paint(clock.pick(landmarks, 0, i)) for i in range(clock.frames(len(motion) / MOTION_RATE_HZ)))
+        shown = clock.frames(len(motion) / MOTION_RATE_HZ)
+        batches = (range(i, min(i + painter.batch, shown)) for i in range(0, shown, painter.batch))
+        return (frame for batch in batches for frame in painter.paint(np.stack([clock.pick(landmarks, 0, i) for i in batch])))
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,8 @@ class Session:
         self._animator, self._settings, self.reference = animator, settings, reference
         self._seed = reference.seed(settings.seed)
         self._clock = OutputClock(settings.fps)
-        self._painter = Painter(reference)
+        self._painter = animator.space.painter(reference)
+        self._painted: deque[Frame] = deque()  # the next frames to be given out
         self._blinks = Blinks(animator.space.model.blink_profile, seed=self._seed, rate=settings.controls.blink)
         self._generator_state = animator.generator.start()
         self._resampler: Resampler | None = None
@@ -215,6 +228,7 @@ class Session:
 
     def interrupt(self) -> None:
         """Forget all sound that has no frame yet: nothing of it will be shown. The face goes on from where it is."""
+        self._painted.clear()
         self._keep(self._clock.needs(self._shown - 1) + 1 - self._first if self._shown else 0)
         self._resume(self._shown / self._settings.fps)
 
@@ -256,14 +270,18 @@ class Session:
 
     def _frames(self, end: int | None) -> Iterator[Frame]:
         """Frames whose motion is there, or all before output frame ``end``; forgets motion that no later frame needs."""
-        while len(self._landmarks) and (self._ready() if end is None else self._shown < end):
-            picked = self._clock.pick(self._landmarks, self._first, self._shown)
+        while len(self._landmarks) and self._due(self._shown, end):
+            if not self._painted:
+                due = [i for i in range(self._shown, self._shown + self._painter.batch) if self._due(i, end)]
+                picked = [self._clock.pick(self._landmarks, self._first, i) for i in due]
+                self._painted.extend(self._painter.paint(np.stack(picked)))
             self._shown += 1
             self._forget()
-            yield self._painter.paint(picked)
+            yield self._painted.popleft()
 
-    def _ready(self) -> bool:
-        return self._clock.needs(self._shown) < self._first + len(self._landmarks)
+    def _due(self, index: int, end: int | None) -> bool:
+        """Whether the motion of an output frame is there, or, once the sound has ended, whether it is before its end."""
+        return self._clock.needs(index) < self._first + len(self._landmarks) if end is None else index < end
 
     def _forget(self) -> None:
         keep = self._animator.generator.windows.prefix + 1

@@ -241,6 +241,26 @@ class TrainCorpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainRenderer:
+    """Train the network that refines frames: what a warped portrait cannot show, such as teeth and closed eyelids."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for pairs of frames, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_renderer(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
@@ -249,6 +269,7 @@ class Train:
         | Annotated[TrainCorpus, subcommand("corpus")]
         | Annotated[TrainPhonetic, subcommand("phonetic")]
         | Annotated[TrainMotion, subcommand("motion")]
+        | Annotated[TrainRenderer, subcommand("renderer")]
     )
 
     def run(self) -> None:
@@ -276,11 +297,9 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Measure what parts of the system are worth: train the motion network without each of them, and compare. Takes hours."""
+class BenchSpeech:
+    """What parts of the hearing are worth: train the motion network without each of them, and compare. Takes hours."""
 
-    what: Annotated[Positional[Literal["speech"]], arg(metavar="speech", help_behavior_hint="")]
-    """How the network hears: streams, widths, selectors, injection."""
     data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
     """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
@@ -295,6 +314,36 @@ class Bench:
             from vivavoce.apps import commands
 
         commands.bench_speech(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRender:
+    """How fast pictures are made here, and where the time goes. Takes about two minutes."""
+
+    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512, 1024)
+    """Sides of the pictures."""
+    frames: Annotated[int, arg(metavar="N")] = 250
+    """Frames to make of each size."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.json", help_behavior_hint="")] = None
+    """Write the figures there as well."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_render(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what parts of the system are worth, or how fast it is here."""
+
+    what: Annotated[BenchSpeech, subcommand("speech")] | Annotated[BenchRender, subcommand("render")]
+
+    def run(self) -> None:
+        self.what.run()
 
 
 Command = (

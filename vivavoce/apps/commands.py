@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -134,6 +135,22 @@ def train_motion(options: cli.TrainMotion) -> None:
     print(f"{weights}: trained for {recipe.steps} steps")
 
 
+def train_renderer(options: cli.TrainRenderer) -> None:
+    """Runs the recipe of the refiner, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.renderer import RendererRecipe, train_renderer
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    recipe = RendererRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    model, _ = _parts(options.output)
+    with reporter() as report:
+        weights = train_renderer(recipe, model, report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
+
+
 def train_corpus(options: cli.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
     from vivavoce.train.align import Aligner
@@ -165,7 +182,21 @@ def inspect_levels(options: cli.Inspect) -> None:
         print(f"{options.output}: drawn")
 
 
-def bench_speech(options: cli.Bench) -> None:
+def bench_render(options: cli.BenchRender) -> None:
+    """Speed, stages and memory of rendering, each size in a process of its own."""
+    from vivavoce.apps import bench
+
+    if options.output is not None:
+        check_writable(options.output, (".json",), options.overwrite)
+    with reporter() as report:
+        result = bench.measure(options.sizes, options.frames, report)
+    print(bench.table(result))
+    if options.output is not None:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{options.output}: written")
+
+
+def bench_speech(options: cli.BenchSpeech) -> None:
     """The ablation of how speech is heard, which goes on where an earlier one in the same folder stopped."""
     from vivavoce.train.ablation import Ablation, ablate
     from vivavoce.train.data import read_manifest

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
+from vivavoce.latent.refine import Inference, Refiner
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
 from vivavoce.latent.topology import BROWS, LANDMARKS, SKIN
@@ -60,15 +61,16 @@ class Reference:
 class MotionSpace:
     """Pictures to and from packed motion at MOTION_RATE_HZ. Holds constants only."""
 
-    def __init__(self, model: FaceModel):
-        self.model, self._drawn = model, as_drawn(model)
+    def __init__(self, model: FaceModel, refiner: Inference | None = None):
+        self.model, self.refiner, self._drawn = model, refiner, as_drawn(model)
         self.layout = Layout.of(model.widths())
         self.spec = LatentSpec(event=self.layout.width, rate_hz=MOTION_RATE_HZ)
 
     @classmethod
-    def load(cls, path: Path) -> MotionSpace:
-        """The space of the face model in a safetensors file."""
-        return cls(FaceModel.load(path))
+    def load(cls, face: Path, refiner: Path | None = None, *, device: torch.device | str = "cpu") -> MotionSpace:
+        """The space of the face model and the refiner in safetensors files; without a refiner frames stay as they are warped and
+        drawn. ``device``: where the refiner works."""
+        return cls(FaceModel.load(face), Inference(Refiner.load(refiner), device) if refiner else None)
 
     def reference(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Prepare a portrait for output as a whole picture or cropped to head and shoulders.
@@ -134,6 +136,10 @@ class MotionSpace:
         shut = lids * torch.from_numpy(self.model.blink_direction.astype(np.float32))
         return Motion(**{**vars(motion), "eyelids": (1 - amount) * motion.eyelids + amount * shut})
 
+    def painter(self, reference: Reference) -> Painter:
+        """Makes this portrait's frames; one per session."""
+        return Painter(reference, self.refiner)
+
     def landmarks(self, motion: Motion, reference: Reference) -> Float[np.ndarray, "t 478 3"]:
         """Where the portrait's landmarks are drawn, px of the moving square."""
         return landmarks_of(motion, reference.rest, self._drawn)
@@ -196,13 +202,22 @@ def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:
 class Painter:
     """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session."""
 
-    def __init__(self, reference: Reference):
-        self.reference = reference
+    def __init__(self, reference: Reference, refiner: Inference | None):
+        self.reference, self._refiner = reference, refiner
         self._renderer = Renderer(reference.prepared)
 
-    def paint(self, landmarks: Float[np.ndarray, "478 3"]) -> Frame:
-        """The output picture with the face's landmarks there, px of the moving square."""
-        square = self._renderer.render(landmarks.astype(np.float32))
+    @property
+    def batch(self) -> int:
+        """How many frames are best painted at once."""
+        return self._refiner.batch if self._refiner else 1
+
+    def paint(self, landmarks: Float[np.ndarray, "t 478 3"]) -> list[Frame]:
+        """The output pictures with the face's landmarks there, px of the moving square."""
+        drafts = [self._renderer.draft(self._renderer.geometry(points.astype(np.float32))) for points in landmarks]
+        corrections = self._refiner([draft.view for draft in drafts]) if self._refiner else [None] * len(drafts)
+        return [self._whole(self._renderer.finish(*pair)) for pair in zip(drafts, corrections, strict=True)]
+
+    def _whole(self, square: Frame) -> Frame:
         if square.shape == self.reference.canvas.shape:
             return square
         frame = self.reference.canvas.copy()

@@ -16,10 +16,18 @@ _EDGE = 0.006  # of the side: how far the matte reaches into the background, and
 
 @dataclass(frozen=True, kw_only=True)
 class Plate:
-    """matte: 255 on the person and a little beyond, 0 on the background; picture: the portrait without the person."""
+    """matte: 255 on the person and a little beyond, 0 on the background; hidden: 1 where the person covers the background, with a
+    margin; picture: the portrait, where it is hidden without the person."""
 
     matte: UInt8[np.ndarray, "s s"]
+    hidden: UInt8[np.ndarray, "s s"]
     picture: UInt8[np.ndarray, "s s 3"]
+
+    @classmethod
+    def empty(cls, image: UInt8[np.ndarray, "s s 3"]) -> Plate:
+        """Of a portrait that can't be cut up: all of it is in front."""
+        nothing = np.zeros(image.shape[:2], np.uint8)
+        return cls(matte=255 - nothing, hidden=nothing, picture=image)
 
 
 def person_of(image: UInt8[np.ndarray, "s s 3"], face: Bool[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"] | None:
@@ -57,7 +65,7 @@ def plate_of(image: UInt8[np.ndarray, "s s 3"], person: Float32[np.ndarray, "s s
     matte = np.maximum(np.clip(2 - outside / edge, 0, 1), person * (outside < 6 * edge))
     hidden = (matte > 0.02) | (outside < 4 * edge)
     picture = _filled(image, hidden)
-    return Plate(matte=np.round(255 * matte).astype(np.uint8), picture=picture)
+    return Plate(matte=np.round(255 * matte).astype(np.uint8), hidden=hidden.astype(np.uint8), picture=picture)
 
 
 def _filled(image: UInt8[np.ndarray, "s s 3"], hidden: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:

@@ -11,26 +11,22 @@ from numba import njit
 
 @njit(cache=True)
 def rasterise(
-    points: np.ndarray, depth: np.ndarray, shift: np.ndarray, triangles: np.ndarray, behind: int,
-    left: int, top: int, map_x: np.ndarray, map_y: np.ndarray, nearest: np.ndarray,
+    points: np.ndarray, depth: np.ndarray, shift: np.ndarray, triangles: np.ndarray, left: float, top: float, step: float,
+    map_x: np.ndarray, map_y: np.ndarray, nearest: np.ndarray,
 ) -> None:
-    """Fill the maps of a window with where each pixel samples the source: its own place plus the mesh's shift there.
+    """Write into maps (h, w) where each pixel samples the source: its own place plus the mesh's shift there.
 
-    points (n, 2), depth (n,; smaller is nearer) and shift (n, 2; source minus target) belong to vertices, triangles (m, 3)
-    index them. The first `behind` triangles lie behind all others. (left, top) is the window's corner; map_x, map_y and
-    nearest (h, w) are overwritten. Pixels that no triangle covers map to themselves.
+    points (n, 2), depth (n,; smaller is nearer) and shift (n, 2; source minus target) belong to vertices, triangles (m, 3) index
+    them. The maps' pixels lie `step` px apart, the first at (left, top). nearest (h, w) is the depth of what is there already;
+    pixels that no triangle covers stay as they are.
     """
     height, width = map_x.shape
-    far = np.float32(1e6)
-    map_x[:] = (np.arange(width) + left).astype(np.float32)
-    map_y[:] = (np.arange(height) + top).astype(np.float32).reshape(-1, 1)
-    nearest[:] = 4 * far
     slack = np.float32(1e-3)
     for k in range(triangles.shape[0]):
         a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
-        ax, ay = points[a, 0] - left, points[a, 1] - top
-        bx, by = points[b, 0] - left, points[b, 1] - top
-        cx, cy = points[c, 0] - left, points[c, 1] - top
+        ax, ay = (points[a, 0] - left) / step, (points[a, 1] - top) / step
+        bx, by = (points[b, 0] - left) / step, (points[b, 1] - top) / step
+        cx, cy = (points[c, 0] - left) / step, (points[c, 1] - top) / step
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(area) < 1e-6:
             continue
@@ -43,8 +39,7 @@ def rasterise(
         # Barycentric weights of b and c as affine functions of the pixel.
         vx, vy = (cy - ay) / area, -(cx - ax) / area
         wx, wy = -(by - ay) / area, (bx - ax) / area
-        offset = far if k < behind else np.float32(0.0)
-        za, zb, zc = depth[a] + offset, depth[b] - depth[a], depth[c] - depth[a]
+        za, zb, zc = depth[a], depth[b] - depth[a], depth[c] - depth[a]
         sax, sbx, scx = shift[a, 0], shift[b, 0] - shift[a, 0], shift[c, 0] - shift[a, 0]
         say, sby, scy = shift[a, 1], shift[b, 1] - shift[a, 1], shift[c, 1] - shift[a, 1]
         for y in range(y0, y1 + 1):
@@ -71,49 +66,53 @@ def rasterise(
                 z = za + v * zb + w * zc
                 if z < nearest[y, x]:
                     nearest[y, x] = z
-                    map_x[y, x] = x + left + (sax + v * sbx + w * scx)
-                    map_y[y, x] = y + top + (say + v * sby + w * scy)
+                    map_x[y, x] = step * x + left + (sax + v * sbx + w * scx)
+                    map_y[y, x] = step * y + top + (say + v * sby + w * scy)
 
 
 @njit(cache=True)
 def settle(
-    warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, left: int, top: int, image: np.ndarray, behind: np.ndarray,
-    out: np.ndarray,
+    warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, left: int, top: int, folds: tuple[int, int, int, int],
+    image: np.ndarray, hidden: np.ndarray, behind: np.ndarray, out: np.ndarray,
 ) -> None:
     """Put a warped window (h, w, 4; the fourth is its matte) with its corner at (left, top) over what is behind, into out (h, w, 3).
 
-    It is smoothed a little where its map jumps: at edges where one part of the mesh hides another, and where much of the source
-    falls on few pixels. Where the matte lets through what is behind but nothing moves, that is the image itself.
+    Between columns and rows `folds` (x0, y0, x1, y1) it is smoothed a little where its map jumps: at edges where one part of the
+    mesh hides another, and where much of the source falls on few pixels. What is behind is the image itself where it is not hidden,
+    and where nothing moves.
     """
     height, width = map_x.shape
-    jump = np.float32(2.0)
     for y in range(height):
         for x in range(width):
-            a = int(warped[y, x, 3])
-            torn = False
-            if 0 < y < height - 1 and 0 < x < width - 1 and a > 0:
-                across = abs(map_x[y, x + 1] - map_x[y, x - 1] - 2) + abs(map_y[y, x + 1] - map_y[y, x - 1])
-                along = abs(map_y[y + 1, x] - map_y[y - 1, x] - 2) + abs(map_x[y + 1, x] - map_x[y - 1, x])
-                torn = across > 2 * jump or along > 2 * jump
-            still = np.float32(0.0)
-            if a < 255:
+            a = warped[y, x, 3]
+            if a == 255:
+                for c in range(3):
+                    out[y, x, c] = warped[y, x, c]
+            elif a == 0 and not hidden[top + y, left + x]:
+                for c in range(3):
+                    out[y, x, c] = image[top + y, left + x, c]
+            else:
                 dx, dy = map_x[y, x] - (left + x), map_y[y, x] - (top + y)
-                still = np.exp(-2 * (dx * dx + dy * dy))
-            for c in range(3):
-                if torn:
+                moved = dx * dx + dy * dy
+                still = np.exp(-2 * moved) if moved < 4 else np.float32(0.0)
+                share = np.float32(a) / np.float32(255.0)
+                for c in range(3):
+                    under = np.float32(behind[top + y, left + x, c])
+                    under += still * (np.float32(image[top + y, left + x, c]) - under)
+                    out[y, x, c] = np.uint8(under + share * (np.float32(warped[y, x, c]) - under) + np.float32(0.5))
+    jump = np.float32(2.0)
+    for y in range(max(folds[1], 1), min(folds[3], height - 1)):
+        for x in range(max(folds[0], 1), min(folds[2], width - 1)):
+            across = abs(map_x[y, x + 1] - map_x[y, x - 1] - 2) + abs(map_y[y, x + 1] - map_y[y, x - 1])
+            along = abs(map_y[y + 1, x] - map_y[y - 1, x] - 2) + abs(map_x[y + 1, x] - map_x[y - 1, x])
+            if warped[y, x, 3] == 255 and (across > 2 * jump or along > 2 * jump):
+                for c in range(3):
                     total = 4 * int(warped[y, x, c])
                     total += 2 * (int(warped[y - 1, x, c]) + int(warped[y + 1, x, c]))
                     total += 2 * (int(warped[y, x - 1, c]) + int(warped[y, x + 1, c]))
                     total += int(warped[y - 1, x - 1, c]) + int(warped[y - 1, x + 1, c])
                     total += int(warped[y + 1, x - 1, c]) + int(warped[y + 1, x + 1, c])
-                    value = np.float32((total + 8) // 16)
-                else:
-                    value = np.float32(warped[y, x, c])
-                if a < 255:
-                    under = np.float32(behind[top + y, left + x, c])
-                    under += still * (np.float32(image[top + y, left + x, c]) - under)
-                    value = under + np.float32(a) / 255 * (value - under)
-                out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))
+                    out[y, x, c] = np.uint8((total + 8) // 16)
 
 
 @njit(cache=True)

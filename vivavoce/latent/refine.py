@@ -2,8 +2,9 @@
 
 It looks at one square crop of the face that is held upright and of one size, so that it need not know how large a picture is or
 how the head is tilted. It sees the warped portrait without and with the drawn layers (mouth, eyes), the untouched portrait, the
-openings of mouth and eyes, and where each pixel comes from. It says how far to trust the drawn layers and what to add. Nothing
-else is repainted: where the face moves as a rigid body, and outside the face, the picture stays the warp's, bit for bit.
+openings of mouth and eyes, and where each pixel comes from. It says how far to trust the drawn layers, how much of the picture to
+keep and what to add. Nothing else is repainted: where the face moves as a rigid body, and outside the face, the picture stays the
+warp's, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _CENTRE = (33, 263, 61, 291)  # its centre is the mean of these landmarks of the
 CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
 _FAR_PX = 6.0  # displacements are given in this unit
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
+_KEEP = 4.0  # logit of what an untrained network keeps
 _OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
 _SHIFT = 4  # bits after the point in OpenCV's polygons
 
@@ -168,8 +170,17 @@ def normalised(values: Float[Tensor, "b 12 s s"]) -> Float[Tensor, "b 12 s s"]:
     return values
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """keep * (plain + trust * (drawn - plain)) + addition, for colours -1..1: shares of 0..1, and an addition to each colour."""
+
+    trust: Float[Tensor, "b 1 s s"]
+    keep: Float[Tensor, "b 1 s s"]
+    addition: Float[Tensor, "b 3 s s"]
+
+
 class Refiner(nn.Module):
-    """A U-Net from a look at the frame to (trust in the drawn layers, what to add to each colour in units of 127.5 levels)."""
+    """A U-Net from a look at the frame to a mixture: see `Mixture`."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -186,12 +197,12 @@ class Refiner(nn.Module):
         self.same = nn.ModuleList([nn.Conv2d(w, w, 3, 1, 1) for w in (a, b, c, d, d)])
         self.up = nn.ModuleList([nn.Conv2d(i + o, o, 3, 1, 1) for i, o in ((d, c), (c, b), (b, a))])
         self.last = nn.Conv2d(a, a, 3, 1, 1)
-        self.out = nn.Conv2d(a, 16, 1)
+        self.out = nn.Conv2d(a, 4 * 5, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, seen: Float[Tensor, "b 12 s s"]) -> tuple[Float[Tensor, "b 1 s s"], Float[Tensor, "b 3 s s"]]:
-        """(trust 0..1, addition). Starts from trust 1/2 and no addition."""
+    def forward(self, seen: Float[Tensor, "b 12 s s"]) -> Mixture:
+        """Untrained, it trusts the drawn layers by half, keeps nearly all and adds nothing."""
         x = F.silu(self.same[0](F.silu(self.look(seen))))
         kept = []
         for down, same in zip(self.down, self.same[1:4], strict=True):
@@ -202,11 +213,11 @@ class Refiner(nn.Module):
         for up in self.up:
             x = F.silu(up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1)))
         out = F.pixel_shuffle(self.out(F.silu(self.last(x))), 2).float()
-        return out[:, :1].sigmoid(), out[:, 1:]
+        return Mixture(trust=out[:, :1].sigmoid(), keep=(out[:, 1:2] + _KEEP).sigmoid(), addition=out[:, 2:])
 
     @classmethod
     def load(cls, path: Path) -> Refiner:
-        """What `save` saved, ready for inference, in bfloat16 where this processor multiplies such matrices."""
+        """What `save` saved, ready for inference."""
         with safe_open(path, framework="pt") as file:
             widths = tuple(map(int, (file.metadata() or {})["widths"].split(",")))
             assert len(widths) == 4
@@ -221,34 +232,46 @@ class Refiner(nn.Module):
 
 
 def corrected(
-    plain: Float[Tensor, "b 3 s s"], drawn: Float[Tensor, "b 3 s s"], gate: Float[Tensor, "b 1 s s"],
-    trust: Float[Tensor, "b 1 s s"], addition: Float[Tensor, "b 3 s s"],
+    plain: Float[Tensor, "b 3 s s"], drawn: Float[Tensor, "b 3 s s"], gate: Float[Tensor, "b 1 s s"], mixture: Mixture
 ) -> Float[Tensor, "b 3 s s"]:
-    """plain + (1 - gate (1 - trust)) (drawn - plain) + gate addition: what `apply` does to a picture, in the crop."""
-    return plain + (1 - gate * (1 - trust)) * (drawn - plain) + gate * addition
+    """drawn + gate (mixture of plain and drawn - drawn): what `apply` does to a picture, in the crop. Colours are -1..1."""
+    mixed = mixture.keep * (plain + mixture.trust * (drawn - plain)) + mixture.addition
+    return drawn + gate * (mixed - drawn)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """field (144, 144, 4): the share of the drawn layers that is taken away, and what is added to each colour, 8-bit levels."""
+    """share (144, 144, 2): of the plain and of the drawn picture; addition (144, 144, 3): 8-bit levels. They make a refined pixel."""
 
-    field: Float32[np.ndarray, "144 144 4"]
+    share: Float32[np.ndarray, "144 144 2"]
+    addition: Float32[np.ndarray, "144 144 3"]
 
 
 class Inference:
-    """A refiner at work: a batch of views to corrections. Holds constants only."""
+    """A refiner at work: a batch of views to corrections, in bfloat16 where the processor multiplies such matrices. Holds constants
+    only."""
 
     def __init__(self, net: Refiner, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         fast = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
         self.dtype = torch.bfloat16 if fast else torch.float32
         self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.batch = 1 if self.device.type == "cpu" else 16  # frames that are best refined at once
 
     @torch.inference_mode()
     def __call__(self, views: Sequence[View]) -> list[Correction]:
-        trust, addition = self.net(stacked(views, self.device).to(self.dtype))
-        both = torch.cat([1 - trust, 127.5 * addition], 1).permute(0, 2, 3, 1).cpu().numpy()
-        return [Correction(field=np.ascontiguousarray(f * v.gate[..., None])) for f, v in zip(both, views, strict=True)]
+        mixture = self.net(stacked(views, self.device).to(self.dtype))
+        # Levels are 127.5 (colour + 1), so what is not kept leaves half the levels behind.
+        shares = torch.cat([mixture.keep * (1 - mixture.trust), mixture.keep * mixture.trust], 1)
+        addition = 127.5 * (mixture.addition + 1 - mixture.keep)
+        found = torch.cat([shares, addition], 1).permute(0, 2, 3, 1).cpu().numpy()
+        corrections = []
+        for values, seen in zip(found, views, strict=True):
+            gate = seen.gate[..., None]
+            share = values[..., :2] * gate
+            share[..., 1:] += 1 - gate
+            corrections.append(Correction(share=share, addition=values[..., 2:] * gate))
+        return corrections
 
 
 def apply(
@@ -262,19 +285,20 @@ def apply(
         return
     place = seen.place.copy()
     place[:, 2] -= corner + low
-    field = cv2.warpAffine(correction.field, place, tuple(int(v) for v in high - low), flags=cv2.INTER_LINEAR)
+    size = int(high[0] - low[0]), int(high[1] - low[1])
+    share = cv2.warpAffine(correction.share, place, size, flags=cv2.INTER_LINEAR, borderValue=(0.0, 1.0))
+    addition = cv2.warpAffine(correction.addition, place, size, flags=cv2.INTER_LINEAR)
     part = slice(low[1], high[1]), slice(low[0], high[0])
-    _correct(plain[part], drawn[part], field)
+    _mix(plain[part], drawn[part], share, addition)
 
 
 @njit(cache=True)
-def _correct(plain: np.ndarray, drawn: np.ndarray, field: np.ndarray) -> None:
-    for y in range(field.shape[0]):
-        for x in range(field.shape[1]):
-            away = field[y, x, 0]
-            if away == 0 and field[y, x, 1] == 0 and field[y, x, 2] == 0 and field[y, x, 3] == 0:
+def _mix(plain: np.ndarray, drawn: np.ndarray, share: np.ndarray, addition: np.ndarray) -> None:
+    for y in range(share.shape[0]):
+        for x in range(share.shape[1]):
+            a, b = share[y, x, 0], share[y, x, 1]
+            if a == 0 and b == 1:
                 continue
             for c in range(3):
-                p, d = np.float32(plain[y, x, c]), np.float32(drawn[y, x, c])
-                value = d + away * (p - d) + field[y, x, 1 + c]
+                value = a * np.float32(plain[y, x, c]) + b * np.float32(drawn[y, x, c]) + addition[y, x, c]
                 drawn[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.refine import CHANNELS, SIDE, Refiner, corrected, normalised
+from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised
 from vivavoce.train.data import Progress, read_manifest, track_clips
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
@@ -39,7 +39,7 @@ class RendererRecipe:
 
     data: Path
     out: Path
-    steps: int = 20000
+    steps: int = 14000
     batch: int = 8
     learning_rate: float = 5e-4
     warmup: int = 200
@@ -48,9 +48,9 @@ class RendererRecipe:
     gradient_weight: float = 1.0
     spectrum_weight: float = 0.1
     time_weight: float = 0.5
-    adversary_weight: float = 0.02
-    feature_weight: float = 0.5
-    adversary_from: int = 4000
+    adversary_weight: float = 0.06
+    feature_weight: float = 1.0
+    adversary_from: int = 3000
     small: float = 0.85  # share of the steps, the first ones, that learn from windows of the crop
     mouths: float = 0.7  # share of those windows that show the mouth
     units: int = 72  # of each person; see `PairConfig`
@@ -93,8 +93,8 @@ class Batch:
     def openings(self) -> Float[Tensor, "b 1 s s"]:
         return self.seen[:, 9:10]
 
-    def refined(self, net: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Float[Tensor, "b 3 s s"]:
-        return corrected(self.seen[:, :3], self.seen[:, 3:6], self.gate, *net(self.seen))
+    def refined(self, net: Callable[[Tensor], Mixture]) -> Float[Tensor, "b 3 s s"]:
+        return corrected(self.seen[:, :3], self.seen[:, 3:6], self.gate, net(self.seen))
 
 
 def batch_of(units: Units, generator: torch.Generator | None = None, window: Window = WHOLE) -> Batch:
@@ -180,7 +180,7 @@ def detail_loss(made: Tensor, batch: Batch, recipe: RendererRecipe) -> Tensor:
 
 def _weight(batch: Batch) -> Float[Tensor, "b 1 s s"]:
     near = F.avg_pool2d(batch.openings, 9, 1, 4)
-    weight = 1 + 4 * near
+    weight = 1 + 2 * near
     if batch.mouth is not None:
         weight[..., *batch.mouth] += 1
     return weight
@@ -217,8 +217,10 @@ def train_renderer(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay, ema=recipe.ema
     )
     run, other = Run(net, schedule, recipe.out / "renderer.pt"), Run(adversary, schedule, recipe.out / "adversary.pt")
-    if run.restore() != other.restore() or run.step < other.step:
-        raise ValueError(f"the checkpoints in {recipe.out} do not belong together: remove them, or give another folder")
+    if run.restore():
+        if not other.restore():
+            raise ValueError(f"{recipe.out} has renderer.pt but no adversary.pt: remove it, or give another folder")
+        say(f"going on at step {run.step}")
     began = time.monotonic()
     while not run.done:
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + run.step)
