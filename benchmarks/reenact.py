@@ -7,6 +7,8 @@ Rows: the still portrait; the warped portrait with nothing drawn; with mouth and
 drive` shows. Columns are means over the clips of a group (GRID, the others, all): peak signal-to-noise ratio (dB) and structural
 similarity of the face's box, PSNR of the mouth's box, both boxes as judge.py cuts them from the recorded landmarks; sharpness of
 the mouth over the recorded one's; and how much more the mouth changes from one frame to the next than the recorded one does.
+Last, of portraits that show the inside of their mouth: by how much the refined mouth is nearer to the recorded one than the
+warped one is (dB), and in which share of the frames it is further away by more than 0.1 dB.
 With ``--judge`` the identity of the refined and of the recorded frames against the portrait as well.
 """
 
@@ -65,8 +67,11 @@ def sharpness(mouth: np.ndarray) -> float:
     return float(np.sqrt((cv2.Laplacian(grey, cv2.CV_64F) ** 2).mean()))
 
 
-def driven(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator, at_most: int) -> Iterator[tuple[int, dict, np.ndarray]]:
-    """(number, pictures by row, recorded picture) of pairs of neighbouring frames spread over a clip."""
+def driven(
+    clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator, at_most: int
+) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray, bool]]:
+    """(number, pictures by row, recorded picture, whether the portrait shows the inside of its mouth) of pairs of neighbouring
+    frames spread over a clip."""
     frames = list(read_frames(clip.path, MOTION_RATE_HZ))
     first, reference = begun(frames, clip, animator)
     frames, points = frames[first:], points[first:]
@@ -90,17 +95,18 @@ def driven(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator,
         (correction,) = space.refiner([draft.view])
         frame = reference.canvas.copy()
         paste(frame, renderer.finish(draft, correction), reference.corner)
-        yield first + i, {**pictures, "refined": frame}, frames[i]
+        yield first + i, {**pictures, "refined": frame}, frames[i], reference.prepared.mouth.shown
 
 
 def begun(frames: list[np.ndarray], clip: Clip, animator: Animator) -> tuple[int, Reference]:
     """The first frame that will do as a portrait, looked for every half second, and that portrait."""
-    for i in range(0, len(frames) // 2, 12):
+    refused = f"{clip.name} has no frames"
+    for i in range(0, max(len(frames) // 2, 1), 12):
         try:
             return i, animator.prepare(Portrait(image=frames[i], name=clip.name))
         except ValueError as error:
-            refused = error
-    fail(str(refused))
+            refused = str(error)
+    return fail(refused)
 
 
 def figures(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator, at_most: int, judge: Judge | None) -> dict:
@@ -109,7 +115,8 @@ def figures(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator
     seen: dict[str, list[np.ndarray]] = {"refined": [], "recorded": []}
     before: dict[str, np.ndarray] = {}
     last = -2
-    for i, pictures, truth in driven(clip, points, animator, at_most):
+    gains: list[float] = []
+    for i, pictures, truth, shown in driven(clip, points, animator, at_most):
         face, mouth = boxes(points[i])
         own = cut(truth, mouth)
         detail = sharpness(own)
@@ -122,8 +129,11 @@ def figures(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator
                 changed = float(np.abs(cut(pictures[row], mouth).astype(float) - cut(before[row], mouth)).mean())
                 changed /= max(float(np.abs(own.astype(float) - cut(before["recorded"], mouth)).mean()), 0.2)
             found[row].append([
-                psnr(made, cut(truth, face)), float(structural_similarity(*grey)), psnr(lips, own), sharpness(lips) / detail if detail > 0.5 else float("nan"), changed,
+                psnr(made, cut(truth, face)), float(structural_similarity(*grey)), psnr(lips, own),
+                sharpness(lips) / detail if detail > 0.5 else float("nan"), changed,
             ])
+        if shown:
+            gains.append(found["refined"][-1][2] - found["warp"][-1][2])
         before, last = {**pictures, "recorded": truth}, i
         if judge is not None and len(seen["refined"]) < 12:
             seen["refined"].append(pictures["refined"])
@@ -131,6 +141,7 @@ def figures(clip: Clip, points: Float[np.ndarray, "t 478 3"], animator: Animator
             portrait = pictures["still"]
     names = ("face_psnr", "face_ssim", "mouth_psnr", "mouth_sharp", "mouth_change")
     result: dict = {row: dict(zip(names, np.nanmean(values, 0).tolist(), strict=True)) for row, values in found.items()}
+    result["inside_gains"] = gains
     describe = judge.identity() if judge is not None else None
     if describe is not None:
         reference = describe(portrait)
@@ -161,11 +172,16 @@ def main() -> None:
     report = {}
     for group in (*GROUPS, "all"):
         chosen = [rows[c.name] for c in clips if group in (group_of(c), "all")]
-        report[group] = {
-            row: {k: float(np.nanmean([r[row][k] for r in chosen])) for k in chosen[0][row]} for row in chosen[0]
-        }
+        names = [row for row in chosen[0] if row != "inside_gains"]
+        report[group] = {row: {k: float(np.nanmean([r[row][k] for r in chosen])) for k in chosen[0][row]} for row in names}
+        gains = np.array([gain for r in chosen for gain in r["inside_gains"]])
         columns = list(report[group]["refined"])
-        print(table((group, *columns), [(row, *(values.get(k, float("nan")) for k in columns)) for row, values in report[group].items()]))
+        lines = [(row, *(values.get(k, float("nan")) for k in columns)) for row, values in report[group].items()]
+        print(table((group, *columns), lines))
+        if len(gains):
+            inside = {"gain_db": float(gains.mean()), "worse": float((gains < -0.1).mean()), "frames": len(gains)}
+            report[group]["inside"] = inside
+            print("inside shown: {frames} frames, {gain_db:.2f} dB nearer, {worse:.0%} further away".format(**inside))
         print()
     (args.out / "figures.json").write_text(json.dumps({"groups": report, "clips": rows}, indent=1))
 

@@ -132,6 +132,10 @@ BAD = {
     "a still picture to track": ("track face.png -o out.csv", r"face\.png is a still picture"),
     "a sound to track": ("track speech.wav -o out.csv", r"speech\.wav has no pictures"),
     "no recordings to train motion on": ("train motion . -o run", r"no MANIFEST\.csv"),
+    "no recordings to train a renderer on": ("train renderer . -o run", r"no MANIFEST\.csv"),
+    "a picture of no size to bench": ("bench render --sizes 5", r"5 pixels.*from 64"),
+    "too few frames to bench": ("bench render --frames 1", r"1 frames.*at least 2"),
+    "a bench of another kind": ("bench render -o old.csv", r"old\.csv does not end in \.json"),
     "no recordings to train a face on": ("train face . -o run", r"no MANIFEST\.csv"),
     "a table of another kind": ("track speech.wav -o out.txt", r"out\.txt.*\.npz or \.csv"),
 }

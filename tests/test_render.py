@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from vivavoce.latent.pose import rigid_motion
 from vivavoce.latent.quiet import quiet_native_stderr
 from vivavoce.latent.topology import CHIN, FOREHEAD, INNER_LIPS, LEFT_EYE, RIGHT_EYE, RIGID, face_triangles
 from vivavoce.latent.tracker import find_faces
-from vivavoce.latent.pose import rigid_motion
 from vivavoce.latent.warp import Prepared, Renderer, prepare
 
 SIDE = 512

@@ -83,7 +83,8 @@ class Animator:
 
     @classmethod
     def load(
-        cls, weights: Path | None = None, *, checkpoint: Path | None = None, refine: bool = True, device: torch.device | str = "cpu"
+        cls, weights: Path | None = None, *, checkpoint: Path | None = None, refine: bool = True,
+        device: torch.device | str = "cpu",
     ) -> Animator:
         """Models from a folder with face, phonetic and motion.safetensors; by default the ones that ship.
 
@@ -145,8 +146,8 @@ class Animator:
     ) -> Iterator[Frame]:
         """Frames of the portrait moving as the face in a recording does; ``frames`` come at the motion rate (`MotionSpace.spec`).
 
-        The portrait takes the place of the recording's first frame: where that face turns from there, this one turns from where it
-        is. Lips close when the recorded ones do. Blinks are the recorded ones, so that amplitude is not used.
+        The portrait takes the place of the recording's first frame: as that face turns from there, this one turns from its own
+        pose. Lips close when the recorded ones do. Blinks are the recorded ones, so that amplitude is not used.
         """
         clock = OutputClock(Settings(fps=fps).fps)
         reference = self.prepare(portrait, size=size, crop=crop)

@@ -1,4 +1,4 @@
-"""`vivavoce bench render`: how fast portraits are rendered and encoded here, where the time goes, and what is the least it could be.
+"""`vivavoce bench render`: how fast portraits are rendered and encoded here, where time goes, and how fast it could be at best.
 
 The demo's portrait speaks the demo's sentence. Motion is made first, so that what is timed is rendering and encoding alone; each
 size is measured in a fresh process, whose start, first frame and memory are therefore those of a user's first command.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,11 +93,11 @@ def _measured(size: int, frames: int, asked: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         stages = Stages()
         _watch(stages)
-        seconds, encoding = _write(Path(folder) / "made.mp4", size, (painter.paint(m[None])[0] for m in shown), stages)
+        seconds, encoding = _write(Path(folder) / "made.mp4", size, (painter.paint(m[None])[0] for m in shown))
         peak_mib = peak()
         picture, maps = reference.canvas, _drifting(size)
         still = (cv2.remap(picture, *maps(i), cv2.INTER_CUBIC) for i in range(frames))
-        floor, _ = _write(Path(folder) / "floor.mp4", size, still, Stages())
+        floor, _ = _write(Path(folder) / "floor.mp4", size, still)
     milliseconds = {name: 1000 * stages.wall.get(name, 0.0) / frames for name in STAGES}
     inside = sum(milliseconds[name] for name in STAGES[:-2])
     milliseconds["rest of rendering"] = 1000 * stages.wall["rendering"] / frames - inside
@@ -142,7 +142,7 @@ def _watch(stages: Stages) -> None:
     stages.watch(Painter, "paint", "rendering")
 
 
-def _write(path: Path, size: int, pictures: Any, stages: Stages) -> tuple[float, float]:
+def _write(path: Path, size: int, pictures: Iterable[np.ndarray]) -> tuple[float, float]:
     """Seconds on the clock to write a video of these pictures, and of the encoder's processor time."""
     from vivavoce.media.video import VideoWriter
 

@@ -138,7 +138,7 @@ def train_motion(options: cli.TrainMotion) -> None:
 def train_renderer(options: cli.TrainRenderer) -> None:
     """Runs the recipe of the refiner, which goes on where an earlier run in the same folder stopped."""
     from vivavoce.train.data import read_manifest
-    from vivavoce.train.renderer import RendererRecipe, train_renderer
+    from vivavoce.train.renderer import RendererRecipe, prepare_units, train_renderer
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
@@ -147,7 +147,7 @@ def train_renderer(options: cli.TrainRenderer) -> None:
         recipe = replace(recipe, steps=options.steps)
     model, _ = _parts(options.output)
     with reporter() as report:
-        weights = train_renderer(recipe, model, report, report.say)
+        weights = train_renderer(recipe, prepare_units(recipe, model, report), report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
 
 

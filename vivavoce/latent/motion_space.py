@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivavoce.latent.cover import mouth_is_covered
 from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
+from vivavoce.latent.mouth import EYES_MM
 from vivavoce.latent.refine import Inference, Refiner
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
@@ -25,6 +27,7 @@ from vivavoce.media.portrait import Portrait
 
 SMALLEST_FACE = 64  # px of the face's larger side
 LARGEST_YAW = 45.0  # degrees from the front
+YAW_READ = 0.77  # share of a turned head's yaw that its mesh has (rendered turns of 25 degrees, docs/log.md)
 HEAD_AND_SHOULDERS = 2.4  # sides of a face in the square that is rendered
 DEFAULT_CROP = 512  # px
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
@@ -162,11 +165,15 @@ class MotionSpace:
                 f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: "
                 "give a larger picture"
             )
-        yaw = np.degrees(self._yaw(face))
+        yaw = np.degrees(self._yaw(face)) / YAW_READ
         if abs(yaw) > LARGEST_YAW:
             raise ValueError(
                 f"the face in {portrait.name} is turned {abs(yaw):.0f} degrees away, at most {LARGEST_YAW:.0f} can be animated: "
                 "give a picture taken more from the front"
+            )
+        if mouth_is_covered(portrait.image, face, float(np.linalg.norm(face[33] - face[263])) / EYES_MM):
+            raise ValueError(
+                f"the mouth of the face in {portrait.name} is covered or cannot be made out: give a picture that shows the lips"
             )
         return face
 

@@ -19,7 +19,7 @@ from vivavoce.latent.aperture import COLUMNS, Aperture, trace
 from vivavoce.latent.raster import at_column, below, blend, draw_line, in_frame, ramp
 from vivavoce.latent.topology import CHIN, FOREHEAD, INNER_LIPS, JAW_POINTS, LEFT_EYE, NOSE_BASE, RIGHT_EYE
 
-_EYES_MM = 90.0  # outer eye corner to outer eye corner
+EYES_MM = 90.0  # outer eye corner to outer eye corner
 _WIDTHS_MM = (8.6, 6.5, 7.7, 7.0, 6.8, 10.0, 10.0)  # upper teeth from the middle outwards, along the arch
 _LOWER_WIDTHS_MM = (5.4, 5.9, 6.8, 7.0, 7.1, 11.0, 10.5)
 _ARCH_MM = (27.0, 34.0)  # half width and depth of the upper arch
@@ -65,7 +65,7 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
     """Measure the portrait's mouth. landmarks are in px."""
     lips = trace(landmarks[:, :2], INNER_LIPS)
     points = landmarks.astype(np.float64)
-    mm = float(np.linalg.norm(points[33] - points[263])) / _EYES_MM
+    mm = float(np.linalg.norm(points[33] - points[263])) / EYES_MM
     across = points[263] - points[33]
     across /= np.linalg.norm(across)
     down = points[CHIN] - points[FOREHEAD]
@@ -92,6 +92,25 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
         colours=colours,
         vivid=vivid,
     )
+
+
+def smooth_inside(
+    picture: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], mouth: MouthSource, target: Float32[np.ndarray, "478 3"]
+) -> None:
+    """Take what a warp makes of closed lips that open, streaks of their line, from between them, in place. A mouth whose inside the
+    portrait shows is left alone, and so are lips that are no further apart than in the portrait."""
+    lips = trace(target[:, :2], INNER_LIPS)
+    share = float(np.clip((lips.height - mouth.lips.height) / (1.5 * mouth.mm) - 0.1, 0, 1))
+    if mouth.shown or share == 0:
+        return
+    x0, y0, x1, y1 = lips.box(int(6 * mouth.mm), corner, picture.shape)
+    if x1 <= x0 or y1 <= y0:
+        return
+    patch = picture[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
+    alpha = np.zeros(patch.shape[:2], np.uint8)
+    ring = np.array([*INNER_LIPS[0], *INNER_LIPS[1][-2:0:-1]])
+    cv2.fillPoly(alpha, [np.round((target[ring, :2] - (x0, y0)) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    blend(patch, cv2.GaussianBlur(patch, (0, 0), max(2.5 * mouth.mm, 1.0)), alpha.astype(np.float32) * np.float32(share / 255))
 
 
 def draw_mouth(

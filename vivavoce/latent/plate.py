@@ -80,10 +80,9 @@ def _filled(image: UInt8[np.ndarray, "s s 3"], hidden: Bool[np.ndarray, "s s"]) 
     nearest = order[label]
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
     map_x, map_y = 2 * xs[nearest] - columns, 2 * ys[nearest] - rows
-    mirrored = cv2.remap(image, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    usable = cv2.remap(
-        (~hidden).astype(np.float32), map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT_101,
+    maps = map_x.astype(np.float32), map_y.astype(np.float32)
+    mirrored, usable = (
+        cv2.remap(v, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101) for v in (image, (~hidden).astype(np.float32))
     )
     share = cv2.GaussianBlur(usable, (0, 0), 1 + 0.004 * len(image)) * np.exp(-away / (0.12 * len(image)))
     mixed = smooth + share[..., None] * (mirrored - smooth)

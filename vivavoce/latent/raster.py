@@ -75,11 +75,11 @@ def settle(
     warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, left: int, top: int, folds: tuple[int, int, int, int],
     image: np.ndarray, hidden: np.ndarray, behind: np.ndarray, out: np.ndarray,
 ) -> None:
-    """Put a warped window (h, w, 4; the fourth is its matte) with its corner at (left, top) over what is behind, into out (h, w, 3).
+    """Put a warped window (h, w, 4; the fourth: its matte), its corner at (left, top), over what is behind, into out (h, w, 3).
 
     Between columns and rows `folds` (x0, y0, x1, y1) it is smoothed a little where its map jumps: at edges where one part of the
-    mesh hides another, and where much of the source falls on few pixels. What is behind is the image itself where it is not hidden,
-    and where nothing moves.
+    mesh hides another, and where much of the source falls on few pixels. What is behind is the image itself where that is not
+    hidden, and where nothing moves.
     """
     height, width = map_x.shape
     for y in range(height):

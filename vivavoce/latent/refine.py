@@ -10,7 +10,7 @@ warp's, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -42,8 +42,8 @@ _SHIFT = 4  # bits after the point in OpenCV's polygons
 class Canon:
     """The portrait in the crop.
 
-    image: its pixels; centre: (3,) px of the picture; angle: of the eyes' line to the horizontal, radians; grain: px of the picture
-    to one px of the crop.
+    image: its pixels; centre: (3,) px of the picture; angle: of the eyes' line to the horizontal, radians; grain: px of the
+    picture to one px of the crop.
     """
 
     image: UInt8[np.ndarray, "144 144 3"]
@@ -66,10 +66,9 @@ def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"
     """The crop of a portrait with its landmarks (px) and px per millimetre."""
     eyes = points[263] - points[33]
     centre = points[list(_CENTRE)].astype(np.float64).mean(0)
-    found = Canon(
-        image=np.zeros((SIDE, SIDE, 3), np.uint8), centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=mm * SPAN_MM / SIDE
-    )
-    return Canon(image=crop(image, found.place()), centre=found.centre, angle=found.angle, grain=found.grain)
+    blank = np.zeros((SIDE, SIDE, 3), np.uint8)
+    found = Canon(image=blank, centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=mm * SPAN_MM / SIDE)
+    return replace(found, image=crop(image, found.place()))
 
 
 def crop(picture: UInt8[np.ndarray, "h w 3"], place: Float64[np.ndarray, "2 3"]) -> UInt8[np.ndarray, "144 144 3"]:
@@ -88,8 +87,8 @@ class View:
     """What the network sees of one frame, and where its corrections may go.
 
     place: the crop in the picture; plain, drawn, own: the warped portrait without and with the drawn layers, and the portrait
-    itself; openings: share of mouth and eyes; displacement: px of the crop from where each pixel would come from if the face moved
-    as a rigid body to where it does come from; gate: share of the correction that is let through.
+    itself; openings: share of mouth and eyes; displacement: px of the crop from where each pixel would come from if the face
+    moved as a rigid body to where it does come from; gate: share of the correction that is let through.
     """
 
     place: Float64[np.ndarray, "2 3"]
@@ -103,7 +102,8 @@ class View:
 
 def view(
     canon: Canon, pose: Pose, points: Float32[np.ndarray, "478 3"], plain: UInt8[np.ndarray, "h w 3"],
-    drawn: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], map_x: Float32[np.ndarray, "h w"], map_y: Float32[np.ndarray, "h w"],
+    drawn: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], map_x: Float32[np.ndarray, "h w"],
+    map_y: Float32[np.ndarray, "h w"],
 ) -> View:
     """Look at a frame: its landmarks (px of the picture), and a window of it with its top left pixel at `corner`, whose maps say
     where in the portrait each pixel comes from."""
@@ -199,6 +199,7 @@ class Refiner(nn.Module):
         self.last = nn.Conv2d(a, a, 3, 1, 1)
         self.out = nn.Conv2d(a, 4 * 5, 1)
         nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     def forward(self, seen: Float[Tensor, "b 12 s s"]) -> Mixture:
@@ -241,21 +242,22 @@ def corrected(
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """share (144, 144, 2): of the plain and of the drawn picture; addition (144, 144, 3): 8-bit levels. They make a refined pixel."""
+    """What makes a refined pixel. share (144, 144, 2): of plain and drawn picture; addition (144, 144, 3): 8-bit levels."""
 
     share: Float32[np.ndarray, "144 144 2"]
     addition: Float32[np.ndarray, "144 144 3"]
 
 
 class Inference:
-    """A refiner at work: a batch of views to corrections, in bfloat16 where the processor multiplies such matrices. Holds constants
-    only."""
+    """A refiner at work: a batch of views to corrections, in bfloat16 where the processor multiplies such matrices. Holds
+    constants only."""
 
     def __init__(self, net: Refiner, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         fast = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
         self.dtype = torch.bfloat16 if fast else torch.float32
-        self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.net = net.to(self.device, self.dtype)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = 1 if self.device.type == "cpu" else 16  # frames that are best refined at once
 
     @torch.inference_mode()
@@ -275,7 +277,8 @@ class Inference:
 
 
 def apply(
-    correction: Correction, seen: View, plain: UInt8[np.ndarray, "h w 3"], drawn: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int]
+    correction: Correction, seen: View, plain: UInt8[np.ndarray, "h w 3"], drawn: UInt8[np.ndarray, "h w 3"],
+    corner: tuple[int, int],
 ) -> None:
     """Correct a window of the picture with its top left pixel at `corner`: drawn is changed in place, plain is read."""
     edges = np.array([[0, 0, 1], [SIDE - 1, 0, 1], [0, SIDE - 1, 1], [SIDE - 1, SIDE - 1, 1]]) @ seen.place.T - corner

@@ -42,7 +42,7 @@ class Surround:
 def surround(
     landmarks: Float32[np.ndarray, "478 3"], side: int, person: Float32[np.ndarray, "s s"] | None, free: Borders = STILL
 ) -> Surround:
-    """Build the grid for a crop's landmarks (px) and where it shows the person; None where that isn't known, and then what is near
+    """Build the grid for a crop's landmarks (px) and where it shows the person; None where that isn't known: then what is near
     the face follows it."""
     oval = landmarks[OVAL]
     covered = face_mask(landmarks, side)

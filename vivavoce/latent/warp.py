@@ -3,7 +3,7 @@
 One mesh covers the crop: the face's 468 landmarks and, around them, a grid that follows the head (`surround`). Each frame the
 mesh is rasterised to a sampling map and the portrait is resampled through it once, so it keeps its sharpness; the person is laid
 over what is behind (`plate`); where nothing moves its pixels are copied. What a warp of the portrait cannot make is drawn as
-layers on top, eyeballs under the lids (`eyes`) and the inside of the mouth behind the lips (`mouth`), and then refined (`refine`).
+layers on top, eyeballs under the lids (`eyes`) and the inside of the mouth behind the lips (`mouth`), then refined (`refine`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from vivavoce.latent import topology
 from vivavoce.latent.aperture import Opening, gaps, meet
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.lips import lips_shift
-from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth
+from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth, smooth_inside
+from vivavoce.latent.plate import Plate, person_of, plate_of
 from vivavoce.latent.pose import Pose, flat_motion, rigid_motion
 from vivavoce.latent.raster import rasterise, settle
 from vivavoce.latent.refine import Canon, Correction, View, apply, canon, displaced, view
-from vivavoce.latent.plate import Plate, person_of, plate_of
 from vivavoce.latent.surround import CELLS, STILL, Borders, Surround, face_mask, surround
 from vivavoce.latent.topology import LANDMARKS, OVAL, RIGID, SKIN
 
@@ -41,9 +41,10 @@ _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 class Prepared:
     """Everything about a portrait that is computed once.
 
-    image: (s, s, 3) RGB; plate: the person's matte and what is behind; free: borders that may move; points: (478, 3) its landmarks in px, pixel-centre coordinates, put right around an open mouth by
-    `shift` (478, 3); around: the grid outside the face; triangles: (m, 3) over face and grid vertices, of which the first
-    `behind` lie behind the face.
+    image: (s, s, 3) RGB; plate: the person's matte and what is behind; free: borders that may move; points: (478, 3) its
+    landmarks in px, pixel-centre coordinates, put right around an open mouth by `shift` (478, 3); around: the grid outside the
+    face; triangles: (m, 3) over face and grid vertices, of which the first `behind` lie behind the face; canon: the crop that is
+    refined.
     """
 
     image: UInt8[np.ndarray, "s s 3"]
@@ -64,8 +65,8 @@ def prepare(
 ) -> Prepared:
     """Compute once what every frame of this portrait needs.
 
-    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's px, z in px too. free: the
-    crop's borders that are the picture's own, so that what crosses them may move.
+    image: a square RGB crop with room around the head. landmarks: MediaPipe's 478 points in that crop's px, z in px too. free:
+    the crop's borders that are the picture's own, so that what crosses them may move.
     """
     assert image.ndim == 3
     assert image.shape[0] == image.shape[1]
@@ -108,7 +109,7 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A frame before refinement: the window that may change, warped (plain) and with the drawn layers, and what a refiner sees."""
+    """A frame before refinement: the window that may change, warped (plain) and with layers drawn, and what a refiner sees."""
 
     plain: UInt8[np.ndarray, "h w 3"]
     drawn: UInt8[np.ndarray, "h w 3"]
@@ -125,7 +126,7 @@ class Renderer:
         self._layer = _layer(prepared)
         self._at = np.empty((2, height, width), np.float32)
         self._warped = np.empty((height, width, 4), np.uint8)
-        # The coarse maps reach a coarse pixel further on every side; a coarse pixel's middle is that of the fine ones it stands for.
+        # The coarse maps reach a coarse pixel further on every side; its middle is that of the fine ones it stands for.
         self._coarse_corner = self._left - _COARSE / 2 - 0.5, self._top - _COARSE / 2 - 0.5
         rows, columns = (-(-extent // _COARSE) + 2 for extent in (height, width))
         x, y = (corner + _COARSE * np.arange(n) for corner, n in zip(self._coarse_corner, (columns, rows), strict=True))
@@ -159,6 +160,7 @@ class Renderer:
             self._tuck(shift, geometry.points, opening, depth)
         self._rasterise(geometry, shift)
         plain = self._resample()
+        smooth_inside(plain, (self._left, self._top), self.prepared.mouth, geometry.points)
         drawn = self._draw(plain, geometry)
         return Draft(plain=plain, drawn=drawn, view=self._look(plain, drawn, geometry))
 
@@ -172,7 +174,8 @@ class Renderer:
         for at, own in zip(self._at, (self._map_x, self._map_y), strict=True):
             np.multiply(own, _FINER, out=at)
             at += _FINER * _margin(p)
-        cv2.remap(self._layer, *self._at, cv2.INTER_LINEAR, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
+        x, y = self._at
+        cv2.remap(self._layer, x, y, cv2.INTER_LINEAR, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
         plain = np.empty((*self._map_x.shape, 3), np.uint8)
         settle(
             self._warped, self._map_x, self._map_y, self._left, self._top, self._folds, p.image, p.plate.hidden, p.plate.picture,
@@ -219,7 +222,8 @@ class Renderer:
         height, width = self._map_x.shape
         np.copyto(self._coarse, self._coarse_own)
         self._coarse_nearest.fill(np.inf)
-        rasterise(*mesh, triangles[:behind], *self._coarse_corner, float(_COARSE), *self._coarse, self._coarse_nearest)
+        (left, top), (coarse_x, coarse_y) = self._coarse_corner, self._coarse
+        rasterise(*mesh, triangles[:behind], left, top, float(_COARSE), coarse_x, coarse_y, self._coarse_nearest)
         inside = slice(_COARSE, _COARSE + height), slice(_COARSE, _COARSE + width)
         for fine, coarse in zip((self._map_x, self._map_y), self._coarse, strict=True):
             np.copyto(fine, cv2.resize(coarse, None, fx=_COARSE, fy=_COARSE, interpolation=cv2.INTER_LINEAR)[inside])
@@ -281,8 +285,8 @@ def _margin(prepared: Prepared) -> int:
 
 
 def _layer(prepared: Prepared) -> UInt8[np.ndarray, "l l 4"]:
-    """The portrait and its matte, continued by a margin and interpolated once: what is cut off at the picture's border is mirrored
-    there. Linear interpolation in this is nearly cubic interpolation in the portrait, at a sixth of the cost."""
+    """The portrait and its matte, continued by a margin, in which what is cut off at the picture's border is mirrored, and
+    interpolated once. Linear interpolation in this is nearly cubic interpolation in the portrait, at a sixth of the cost."""
     sides = (_margin(prepared),) * 4
     colours = cv2.copyMakeBorder(prepared.image, *sides, cv2.BORDER_REFLECT_101)
     layer = np.dstack([colours, cv2.copyMakeBorder(prepared.plate.matte, *sides, cv2.BORDER_REPLICATE)])

@@ -37,9 +37,9 @@ DISPLACEMENT_GRAIN, FLOW_GRAIN = 1 / 8, 1 / 16  # px of the crop to a step of th
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """``units``: of one person with one clip or many; of the person with most clips ``units_most``. ``targets``: units that share a
-    portrait. ``jitter``: of the crop's turn (radians), scale, and place (px). Pairs whose crops differ by more than ``worst_db``
-    show a cut or a lost face."""
+    """``units``: of one person with one clip or many; ``units_most``: of the person with most clips. ``targets``: units that
+    share a portrait. ``jitter``: of the crop's turn (radians), scale, and place (px). Pairs whose crops are less alike than
+    ``worst_db`` show a cut or a lost face."""
 
     units: int = 64
     units_most: int = 640
@@ -52,8 +52,8 @@ class PairConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """n portraits (own), each with two neighbouring frames: see `refine.View` for what is kept of them; truth: the recorded frames;
-    flow: from the second frame's pixels to the first's. Displacements and flow are in their grains, shares in 1/255."""
+    """n portraits (own), each with two neighbouring frames: see `refine.View` for what is kept of them; truth: the recorded
+    frames; flow: from the second frame's pixels to the first's. Displacements and flow are in their grains, shares in 1/255."""
 
     own: UInt8[Tensor, "n s s 3"]
     plain: UInt8[Tensor, "n 2 s s 3"]

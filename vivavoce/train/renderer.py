@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,13 @@ _SMALL = 96  # px: side of the windows that most steps learn from
 class RendererRecipe:
     """How the refiner is trained; for how the shipped one was, see its card.
 
-    ``data``: folder with MANIFEST.csv; ``out``: tracks, pairs, checkpoints and log go there; a second call goes on where the first
-    one stopped. ``batch``: units, of two frames each. Weights of the losses are per 8-bit level / 127.5.
+    ``data``: folder with MANIFEST.csv; ``out``: tracks, pairs, checkpoints and log go there; a second call goes on where the
+    first one stopped. ``batch``: units, of two frames each.
     """
 
     data: Path
     out: Path
-    steps: int = 14000
+    steps: int = 12000
     batch: int = 8
     learning_rate: float = 5e-4
     warmup: int = 200
@@ -50,7 +50,7 @@ class RendererRecipe:
     time_weight: float = 0.5
     adversary_weight: float = 0.06
     feature_weight: float = 1.0
-    adversary_from: int = 3000
+    adversary_from: int = 4000
     small: float = 0.85  # share of the steps, the first ones, that learn from windows of the crop
     mouths: float = 0.7  # share of those windows that show the mouth
     units: int = 72  # of each person; see `PairConfig`
@@ -98,7 +98,7 @@ class Batch:
 
 
 def batch_of(units: Units, generator: torch.Generator | None = None, window: Window = WHOLE) -> Batch:
-    """Units as the network meets them, or a window of them; with a generator some are mirrored and all in other light."""
+    """Units as the network meets them, or a window of them; with a generator in other light and shape, and some mirrored."""
 
     def both(values: Tensor) -> Tensor:
         flat = torch.cat([values[:, 0], values[:, 1]]).float()
@@ -113,7 +113,7 @@ def batch_of(units: Units, generator: torch.Generator | None = None, window: Win
     mouth = tuple(slice(m.start - w.start, m.stop - w.start) for m, w in zip(MOUTH, window, strict=True))
     seen_mouth = all(m.start >= 0 and m.stop <= w.stop - w.start for m, w in zip(mouth, window, strict=True))
     if generator is not None:
-        colours = _relit(colours, generator)
+        colours, shares, displacement, flow = _reshaped(_relit(colours, generator), shares, displacement, flow, generator)
         if torch.rand((), generator=generator) < 0.5:
             colours, shares, displacement, flow = colours.flip(-1), shares.flip(-1), displacement.flip(-1), flow.flip(-2)
             displacement = displacement * torch.tensor([-1.0, 1.0])[:, None, None]
@@ -125,6 +125,33 @@ def batch_of(units: Units, generator: torch.Generator | None = None, window: Win
     truth = colours[:, 9:] / 127.5 - 1
     layout = torch.channels_last
     return Batch(seen.contiguous(memory_format=layout), truth, shares[:, 1:], flow, (mouth[0], mouth[1]) if seen_mouth else None)
+
+
+def _reshaped(
+    colours: Tensor, shares: Tensor, displacement: Tensor, flow: Float[Tensor, "n s s 2"], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "n s s 2"]]:
+    """The same faces with other proportions: all through an affine map near the identity, both frames of a unit alike."""
+    n = len(flow)
+
+    def draw(spread: float) -> Float[Tensor, " n"]:
+        return spread * (2 * torch.rand(n, generator=generator) - 1)
+
+    angle, shear, along, across = draw(0.1), draw(0.08), torch.exp(draw(0.12) - 0.04), torch.exp(draw(0.12) - 0.04)
+    turn = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1).reshape(n, 2, 2)
+    zero = torch.zeros(n)
+    stretch = torch.stack([along, shear, zero, across], 1).reshape(n, 2, 2)
+    matrix = turn @ stretch
+    place = torch.stack([draw(0.06), draw(0.06)], 1)[..., None]
+    both = torch.cat([matrix, place], 2).repeat(2, 1, 1)
+    count = colours.shape[1]
+    stacked = torch.cat([colours, shares, displacement], 1)
+    grid = F.affine_grid(both, list(stacked.shape), align_corners=False)
+    stacked = F.grid_sample(stacked, grid, padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(flow.permute(0, 3, 1, 2), grid[:n], padding_mode="reflection", align_corners=False)
+    # A pixel that came from d further off comes from the map's inverse of d.
+    back = torch.linalg.inv(matrix)
+    displacement = torch.einsum("bij,bjhw->bihw", back.repeat(2, 1, 1), stacked[:, -2:])
+    return stacked[:, :count], stacked[:, count:-2], displacement, torch.einsum("bij,bjhw->bhwi", back, moved)
 
 
 def windows(step: int, recipe: RendererRecipe, generator: torch.Generator) -> Window:
@@ -152,7 +179,7 @@ def _relit(colours: Float[Tensor, "b c s s"], generator: torch.Generator) -> Flo
     vivid = draw(0.5, 1.4) * (draw(0, 1) > 0.08)
     pictures = (grey + vivid * (pictures - grey)).clamp(0, 1)
     pictures = pictures ** torch.exp(draw(-0.4, 0.4))
-    gain = torch.exp(draw(-0.25, 0.15)) * torch.exp(draw(-0.12, 0.12, 3))
+    gain = torch.exp(draw(-0.25, 0.15)) * torch.exp(draw(-0.15, 0.15, 3))
     return (255 * (gain * pictures).clamp(0, 1)).reshape(colours.shape)
 
 
@@ -207,14 +234,17 @@ def mouths(picture: Tensor, batch: Batch) -> Float[Tensor, "b 7 h w"]:
 
 
 def train_renderer(
-    recipe: RendererRecipe, model: FaceModel, progress: Progress, say: Callable[[str], None] = lambda line: None
+    recipe: RendererRecipe, units: Mapping[str, Units], progress: Progress, say: Callable[[str], None]
 ) -> Path:
-    """Trains, or goes on; returns the weights' file. ValueError where the data will not do."""
-    units = {split: _units(recipe, split, model, progress) for split in ("train", "val")}
+    """Trains on the units of the split train, or goes on; those of val are only looked at. Returns the weights' file."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    net, adversary = Refiner().to(memory_format=torch.channels_last), Adversary().to(memory_format=torch.channels_last)
+    net, adversary = Refiner(), Adversary()
+    for each in (net, adversary):
+        each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     schedule = Schedule(
-        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay, ema=recipe.ema
+        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay,
+        ema=recipe.ema,
     )
     run, other = Run(net, schedule, recipe.out / "renderer.pt"), Run(adversary, schedule, recipe.out / "adversary.pt")
     if run.restore():
@@ -228,7 +258,8 @@ def train_renderer(
         batch = batch_of(units["train"].pick(chosen), generator, windows(run.step, recipe, generator))
         losses = _step(run, other, batch, recipe)
         if run.step % recipe.check_every == 0 or run.done:
-            figures = {"step": run.step, "seconds": round(time.monotonic() - began), **losses, **check(run.averaged(), units["val"])}
+            seen = check(run.averaged(), units["val"])
+            figures = {"step": run.step, "seconds": round(time.monotonic() - began), **losses, **seen}
             with (recipe.out / "renderer.jsonl").open("a") as log:
                 log.write(json.dumps(figures) + "\n")
             say("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
@@ -241,12 +272,16 @@ def train_renderer(
     return weights
 
 
-def _units(recipe: RendererRecipe, split: str, model: FaceModel, progress: Progress) -> Units:
-    clips = read_manifest(recipe.data, split)
-    tracks = track_clips(clips, recipe.out / "tracks", progress)
-    share = 1.0 if split == "train" else 0.25
-    config = PairConfig(units=int(share * recipe.units), units_most=int(share * recipe.units_most))
-    return load_units(make_pairs(clips, tracks, model, recipe.out / "pairs", config, progress, jobs=recipe.jobs))
+def prepare_units(recipe: RendererRecipe, model: FaceModel, progress: Progress) -> dict[str, Units]:
+    """Units of the splits train and, a quarter as many of each person, val; made unless they are there. ValueError where the data
+    will not do."""
+    units = {}
+    for split, share in (("train", 1.0), ("val", 0.25)):
+        clips = read_manifest(recipe.data, split)
+        tracks = track_clips(clips, recipe.out / "tracks", progress)
+        config = PairConfig(units=int(share * recipe.units), units_most=int(share * recipe.units_most))
+        units[split] = load_units(make_pairs(clips, tracks, model, recipe.out / "pairs", config, progress, jobs=recipe.jobs))
+    return units
 
 
 def _step(run: Run[Refiner], other: Run[Adversary], batch: Batch, recipe: RendererRecipe) -> dict[str, float]:
@@ -264,8 +299,8 @@ def _step(run: Run[Refiner], other: Run[Adversary], batch: Batch, recipe: Render
             with torch.no_grad():
                 real = other.net(mouths(batch.truth, batch))
         loss = loss - recipe.adversary_weight * fake[-1].float().mean()
-        matched = sum(((a.float() - b.float()).abs().mean() for a, b in zip(fake[:-1], real[:-1], strict=True)), made.new_zeros(()))
-        loss = loss + recipe.feature_weight * matched
+        matched = [(a.float() - b.float()).abs().mean() for a, b in zip(fake[:-1], real[:-1], strict=True)]
+        loss = loss + recipe.feature_weight * torch.stack(matched).sum()
     run.update(loss)
     if fooling:
         with mixed_precision():
