@@ -19,9 +19,9 @@ from common import Kept, landmarks, motions, samples, table
 from silence import FADE_SECONDS, SILENCE_SECONDS, interrupted, silent_frames
 from validate import Judge
 
-from vivavoce import Animator, Audio, animate
+from vivavoce import Animator, Audio
 from vivavoce.latent.motion import MOTION_RATE_HZ
-from vivavoce.latent.motion_space import Reference, as_drawn
+from vivavoce.latent.motion_space import MotionSpace, Reference, as_drawn
 from vivavoce.media.audio import Resampler
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
 from vivavoce.speech.phones import BILABIAL, split_ipa
@@ -50,13 +50,12 @@ def test_curves_are_what_a_session_would_paint_but_for_brows(
     animator: Animator, small: Reference, sentence: Audio, sound: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Watched:
-        def __init__(self, reference: Reference):
-            self.reference = reference
+        batch = 1
 
-        def paint(self, points: np.ndarray) -> np.ndarray:
-            return points
+        def paint(self, points: np.ndarray) -> list[np.ndarray]:
+            return list(points)
 
-    monkeypatch.setattr(animate, "Painter", Watched)
+    monkeypatch.setattr(MotionSpace, "painter", lambda *_: Watched())
     session = animator.session(small, fps=MOTION_RATE_HZ, seed=4)
     painted = np.stack([*session.push(sentence), *session.finish()])
     ((motion,),) = motions(animator, [sound], [small.seed(4)])

@@ -97,8 +97,8 @@ def prepare_mouth(image: UInt8[np.ndarray, "s s 3"], landmarks: Float32[np.ndarr
 def smooth_inside(
     picture: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int], mouth: MouthSource, target: Float32[np.ndarray, "478 3"]
 ) -> None:
-    """Take what a warp makes of closed lips that open, streaks of their line, from between them, in place. A mouth whose inside the
-    portrait shows is left alone, and so are lips that are no further apart than in the portrait."""
+    """Take what a warp makes of closed lips that open, streaks of their line, from between them, in place. A mouth whose inside
+    the portrait shows is left alone, and so are lips that are no further apart than in the portrait."""
     lips = trace(target[:, :2], INNER_LIPS)
     share = float(np.clip((lips.height - mouth.lips.height) / (1.5 * mouth.mm) - 0.1, 0, 1))
     if mouth.shown or share == 0:

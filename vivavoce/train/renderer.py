@@ -39,7 +39,7 @@ class RendererRecipe:
 
     data: Path
     out: Path
-    steps: int = 12000
+    steps: int = 10000
     batch: int = 8
     learning_rate: float = 5e-4
     warmup: int = 200
@@ -50,11 +50,11 @@ class RendererRecipe:
     time_weight: float = 0.5
     adversary_weight: float = 0.06
     feature_weight: float = 1.0
-    adversary_from: int = 4000
+    adversary_from: int = 3000
     small: float = 0.85  # share of the steps, the first ones, that learn from windows of the crop
     mouths: float = 0.7  # share of those windows that show the mouth
-    units: int = 72  # of each person; see `PairConfig`
-    units_most: int = 640
+    units: int = 96  # of each person; see `PairConfig`
+    units_most: int = 800
     jobs: int = 1  # processes that make pairs
     check_every: int = 1000
     checkpoint_every: int = 500
