@@ -28,7 +28,7 @@ def smooth(generator: torch.Generator, *shape: int) -> torch.Tensor:
 
 
 def toy_units(count: int = 12, seed: int = 0) -> Units:
-    """Portraits that are shifted by three pixels, and whose openings should have become bright."""
+    """Portraits that are shifted by three pixels, and whose openings should have become bright, as they were drawn."""
     generator = torch.Generator().manual_seed(seed)
     own = (200 * smooth(generator, count, 3)).to(torch.uint8).permute(0, 2, 3, 1)
     plain = torch.stack([own.roll(3, 2), own.roll(4, 2)], 1)
@@ -40,7 +40,7 @@ def toy_units(count: int = 12, seed: int = 0) -> Units:
     flow = torch.zeros(count, SIDE, SIDE, 2)
     flow[..., 0] = -1.0
     return Units(
-        own=own, plain=plain, drawn=plain.clone(), truth=truth, openings=openings, gate=torch.full_like(openings, 255),
+        own=own, plain=plain, drawn=truth.clone(), truth=truth, openings=openings, gate=torch.full_like(openings, 255),
         displacement=(displacement / DISPLACEMENT_GRAIN).to(torch.int8), flow=(flow / FLOW_GRAIN).to(torch.int8),
     )
 
@@ -110,11 +110,11 @@ def toy_recipe(out: Path, **changes: float) -> RendererRecipe:
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, steps=60, batch=3, check_every=30, adversary_from=100, learning_rate=4e-3)
+    recipe = toy_recipe(tmp_path, steps=40, batch=2, check_every=20, adversary_from=100, learning_rate=4e-3)
     train_renderer(recipe, {"train": toy_units(), "val": toy_units(6, seed=1)}, quiet, quiet)
     first, last = (json.loads(line) for line in (recipe.out / "renderer.jsonl").read_text().splitlines())
-    assert last["refined_mouth"] > last["plain_mouth"] + 1
-    assert last["plain"] == first["plain"] == pytest.approx(last["drawn"])
+    assert last["refined_mouth"] > first["refined_mouth"] + 1  # it learns to trust the drawn layers
+    assert last["refined_mouth"] > last["plain_mouth"] + 6
 
 
 def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:

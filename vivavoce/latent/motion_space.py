@@ -90,7 +90,7 @@ class MotionSpace:
         if crop:
             resolution = size or DEFAULT_CROP
             canvas, origin, scale = square_crop(portrait.image, low + side / 2, side, resolution)
-            corner, span, free = (0, 0), resolution, (True, True, True, True)
+            corner, span, free = (0, 0), resolution, (True, True, True, False)
             points = face * scale - np.array([*(origin * scale), 0.0])
         else:
             scale = (size or min(DEFAULT_LONGEST, max(height, width))) / max(height, width)
@@ -100,7 +100,7 @@ class MotionSpace:
             x, y = np.clip(np.round(low * scale).astype(int), 0, limit)
             corner = (int(x), int(y))
             points = face * scale - np.array([x, y, 0.0])
-            free = (x == 0, y == 0, x == limit[0], y == limit[1])
+            free = (x == 0, y == 0, x == limit[0], False)  # necks and shoulders don't slide along the lower border
         square = np.ascontiguousarray(canvas[corner[1] : corner[1] + span, corner[0] : corner[0] + span])
         rest = rest_of_picture(points, self.model)
         return Reference(

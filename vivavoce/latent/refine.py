@@ -33,6 +33,8 @@ _CENTRE = (33, 263, 61, 291)  # its centre is the mean of these landmarks of the
 CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
 _FAR_PX = 6.0  # displacements are given in this unit
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
+_OWN_MM = 4.0  # lips have to be further apart by so much than in a portrait that shows its teeth before others are painted
+_COARSE_PX, _NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of _NEAR coarse px around their openings
 _KEEP = 4.0  # logit of what an untrained network keeps
 _OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
 _SHIFT = 4  # bits after the point in OpenCV's polygons
@@ -43,13 +45,14 @@ class Canon:
     """The portrait in the crop.
 
     image: its pixels; centre: (3,) px of the picture; angle: of the eyes' line to the horizontal, radians; grain: px of the
-    picture to one px of the crop.
+    picture to one px of the crop; gap: px of the crop between lips that show what is behind them, None if they don't.
     """
 
     image: UInt8[np.ndarray, "144 144 3"]
     centre: Float64[np.ndarray, " 3"]
     angle: float
     grain: float
+    gap: float | None
 
     def place(self, pose: Pose | None = None) -> Float64[np.ndarray, "2 3"]:
         """The similarity that takes px of the crop to px of the picture, once the head has moved by the pose."""
@@ -62,12 +65,14 @@ class Canon:
         return np.concatenate([turn, (centre[:2] - turn @ np.full(2, (SIDE - 1) / 2))[:, None]], 1)
 
 
-def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"], mm: float) -> Canon:
-    """The crop of a portrait with its landmarks (px) and px per millimetre."""
+def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"], mm: float, shown: bool) -> Canon:
+    """The crop of a portrait with its landmarks (px), px per millimetre, and whether it shows the inside of its mouth."""
     eyes = points[263] - points[33]
     centre = points[list(_CENTRE)].astype(np.float64).mean(0)
     blank = np.zeros((SIDE, SIDE, 3), np.uint8)
-    found = Canon(image=blank, centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=mm * SPAN_MM / SIDE)
+    grain = mm * SPAN_MM / SIDE
+    gap = _gap(points) / grain if shown else None
+    found = Canon(image=blank, centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=grain, gap=gap)
     return replace(found, image=crop(image, found.place()))
 
 
@@ -113,12 +118,22 @@ def view(
     displacement = displaced(canon.place(), inside, map_x, map_y)
     flat = cv2.transform(points[None, :, :2].astype(np.float64), cv2.invertAffineTransform(place))[0]
     openings = np.zeros((SIDE, SIDE), np.uint8)
+    gate = _gate(displacement, flat[:SKIN])
     for upper, lower in _OPENINGS:
         _fill(openings, flat[[*upper, *lower[-2:0:-1]]])
+        if canon.gap is not None and (upper, lower) == INNER_LIPS:  # what the portrait shows is its own
+            more = (_gap(flat) - canon.gap) * SPAN_MM / SIDE / _OWN_MM
+            mouth = cv2.blur(cv2.dilate(openings, np.ones((5, 5), np.uint8)), (5, 5)) / np.float32(255)
+            gate *= 1 - np.float32(1 - np.clip(more, 0, 1)) * mouth
     return View(
         place=place, plain=crop(plain, inside), drawn=crop(drawn, inside), own=canon.image,
-        openings=openings.astype(np.float32) / 255, displacement=displacement, gate=_gate(displacement, flat[:SKIN]),
+        openings=openings.astype(np.float32) / 255, displacement=displacement, gate=gate,
     )
+
+
+def _gap(points: np.ndarray) -> float:
+    """Between the middles of the inner lips, in the units of the points."""
+    return float(np.linalg.norm(points[13, :2] - points[14, :2]))
 
 
 def displaced(
@@ -203,7 +218,7 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, seen: Float[Tensor, "b 12 s s"]) -> Mixture:
-        """Untrained, it trusts the drawn layers by half, keeps nearly all and adds nothing."""
+        """To be `restricted`. Untrained, it trusts the drawn layers by half, keeps nearly all and adds nothing."""
         x = F.silu(self.same[0](F.silu(self.look(seen))))
         kept = []
         for down, same in zip(self.down, self.same[1:4], strict=True):
@@ -230,6 +245,17 @@ class Refiner(nn.Module):
         """Weights in half precision with the configuration and notes, as one safetensors file."""
         state = {key: value.half().contiguous() for key, value in self.state_dict().items()}
         save_file(state, path, {"widths": ",".join(map(str, self.config.widths)), **notes})
+
+
+def restricted(mixture: Mixture, openings: Float[Tensor, "b 1 s s"]) -> Mixture:
+    """Full authority near mouth and eyes; elsewhere nothing is taken away and additions are smooth: skin keeps its texture."""
+    side = tuple(openings.shape[-2:])
+    near = F.max_pool2d(F.max_pool2d(openings, _COARSE_PX), _NEAR, 1, _NEAR // 2)
+    smooth = F.avg_pool2d(F.avg_pool2d(mixture.addition, _COARSE_PX), 3, 1, 1, count_include_pad=False)
+    near, smooth = (F.interpolate(v, side, mode="bilinear", align_corners=False) for v in (near, smooth))
+    return Mixture(
+        trust=mixture.trust, keep=1 - near * (1 - mixture.keep), addition=smooth + near * (mixture.addition - smooth)
+    )
 
 
 def corrected(
@@ -262,14 +288,15 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, views: Sequence[View]) -> list[Correction]:
-        mixture = self.net(stacked(views, self.device).to(self.dtype))
+        seen = stacked(views, self.device)
+        mixture = restricted(self.net(seen.to(self.dtype)), seen[:, 9:10])
         # Levels are 127.5 (colour + 1), so what is not kept leaves half the levels behind.
         shares = torch.cat([mixture.keep * (1 - mixture.trust), mixture.keep * mixture.trust], 1)
         addition = 127.5 * (mixture.addition + 1 - mixture.keep)
         found = torch.cat([shares, addition], 1).permute(0, 2, 3, 1).cpu().numpy()
         corrections = []
-        for values, seen in zip(found, views, strict=True):
-            gate = seen.gate[..., None]
+        for values, looked in zip(found, views, strict=True):
+            gate = looked.gate[..., None]
             share = values[..., :2] * gate
             share[..., 1:] += 1 - gate
             corrections.append(Correction(share=share, addition=values[..., 2:] * gate))

@@ -17,6 +17,7 @@ CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells a
 _BEYOND = 3  # further cells outside the crop, so that nothing is uncovered at a border that may move
 _MAP = 72  # side of the small map on which the share of head motion is solved
 _FADE = 0.08  # of the side: width over which motion fades towards a still border
+_LOOSE = 0.2  # share of its motion that hair keeps at a free border: a border that changes much looks restless
 _SHOULDERS = 0.12  # share of the head's motion that the top of the shoulders follows
 
 Borders = tuple[bool, bool, bool, bool]  # left, top, right, bottom: whether the crop's border may move, being the picture's own
@@ -85,10 +86,11 @@ def _grid(side: int, covered: np.ndarray) -> np.ndarray:
 
 
 def _border_fade(grid: np.ndarray, side: int, free: Borders) -> np.ndarray:
-    gaps = np.stack([grid[:, 0], grid[:, 1], side - 1 - grid[:, 0], side - 1 - grid[:, 1]], 1)
-    inside = np.where(free, np.inf, gaps).min(1) / (side - 1)
-    t = np.clip((inside - 1.02 / CELLS) / _FADE, 0, 1)
-    return t * t * (3 - 2 * t)
+    """Share of its motion that each vertex keeps: none at a still border, some at a free one."""
+    inside = np.stack([grid[:, 0], grid[:, 1], side - 1 - grid[:, 0], side - 1 - grid[:, 1]], 1) / (side - 1)
+    t = np.clip((inside - np.where(free, 0.0, 1.02 / CELLS)) / _FADE, 0, 1)
+    kept = t * t * (3 - 2 * t)
+    return np.where(free, _LOOSE + (1 - _LOOSE) * kept, kept).min(1)
 
 
 def _depth(grid: np.ndarray, oval: np.ndarray) -> np.ndarray:

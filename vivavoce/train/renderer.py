@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised
+from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted
 from vivavoce.train.data import Progress, read_manifest, track_clips
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
@@ -39,7 +39,7 @@ class RendererRecipe:
 
     data: Path
     out: Path
-    steps: int = 10000
+    steps: int = 9000
     batch: int = 8
     learning_rate: float = 5e-4
     warmup: int = 200
@@ -50,7 +50,7 @@ class RendererRecipe:
     time_weight: float = 0.5
     adversary_weight: float = 0.06
     feature_weight: float = 1.0
-    adversary_from: int = 3000
+    adversary_from: int = 2000
     small: float = 0.85  # share of the steps, the first ones, that learn from windows of the crop
     mouths: float = 0.7  # share of those windows that show the mouth
     units: int = 96  # of each person; see `PairConfig`
@@ -94,7 +94,7 @@ class Batch:
         return self.seen[:, 9:10]
 
     def refined(self, net: Callable[[Tensor], Mixture]) -> Float[Tensor, "b 3 s s"]:
-        return corrected(self.seen[:, :3], self.seen[:, 3:6], self.gate, net(self.seen))
+        return corrected(self.seen[:, :3], self.seen[:, 3:6], self.gate, restricted(net(self.seen), self.openings))
 
 
 def batch_of(units: Units, generator: torch.Generator | None = None, window: Window = WHOLE) -> Batch:
