@@ -14,7 +14,7 @@ from test_render import landmarks, portrait, turned, with_lips
 
 from vivavoce import Animator
 from vivavoce.latent.motion_space import Painter, Reference
-from vivavoce.latent.refine import SIDE, Inference, Refiner, View, apply, canon, corrected, crop, restricted, stacked
+from vivavoce.latent.refine import _STRENGTH, SIDE, Inference, Refiner, View, apply, canon, corrected, crop, restricted, stacked
 from vivavoce.latent.warp import Renderer
 
 
@@ -112,7 +112,7 @@ def test_a_picture_is_corrected_as_training_corrects_the_crop() -> None:
     inputs = stacked([seen])
     with torch.inference_mode():
         mixture = restricted(refiner.net(inputs.to(refiner.dtype)), inputs[:, 9:10])
-        gate = torch.from_numpy(seen.gate)[None, None]
+        gate = _STRENGTH * torch.from_numpy(seen.gate)[None, None]
         wanted = 127.5 * (corrected(inputs[:, :3], inputs[:, 3:6], gate, mixture) + 1)
     wanted = wanted[0].clamp(0, 255).permute(1, 2, 0).numpy()
     assert np.abs(made - wanted)[1:-1, 1:-1].max() < 1.0

@@ -32,6 +32,7 @@ SPAN_MM = 155.0  # what it shows: from over the brows to under the chin of an av
 _CENTRE = (33, 263, 61, 291)  # its centre is the mean of these landmarks of the portrait: corners of the eyes and the mouth
 CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
 _FAR_PX = 6.0  # displacements are given in this unit
+_STRENGTH = 0.8  # share of the correction that is let through at most: what is drawn is crisper than what the network paints
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
 _OWN_MM = 4.0  # lips have to be further apart by so much than in a portrait that shows its teeth before others are painted
 _COARSE_PX, _NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of _NEAR coarse px around their openings
@@ -296,7 +297,7 @@ class Inference:
         found = torch.cat([shares, addition], 1).permute(0, 2, 3, 1).cpu().numpy()
         corrections = []
         for values, looked in zip(found, views, strict=True):
-            gate = looked.gate[..., None]
+            gate = _STRENGTH * looked.gate[..., None]
             share = values[..., :2] * gate
             share[..., 1:] += 1 - gate
             corrections.append(Correction(share=share, addition=values[..., 2:] * gate))

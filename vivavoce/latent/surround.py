@@ -17,7 +17,7 @@ CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells a
 _BEYOND = 3  # further cells outside the crop, so that nothing is uncovered at a border that may move
 _MAP = 72  # side of the small map on which the share of head motion is solved
 _FADE = 0.08  # of the side: width over which motion fades towards a still border
-_LOOSE = 0.2  # share of its motion that hair keeps at a free border: a border that changes much looks restless
+_LOOSE = 0.04  # share of its motion that hair keeps at a free border: a border that changes much looks restless
 _SHOULDERS = 0.12  # share of the head's motion that the top of the shoulders follows
 
 Borders = tuple[bool, bool, bool, bool]  # left, top, right, bottom: whether the crop's border may move, being the picture's own
