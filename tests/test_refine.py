@@ -98,7 +98,7 @@ def test_the_crop_is_the_same_however_the_picture_is_turned_and_sized() -> None:
     image = cv2.warpAffine(p.image, matrix, size, borderMode=cv2.BORDER_REPLICATE, flags=cv2.INTER_CUBIC)
     points = p.points.copy()
     points[:, :2], points[:, 2] = points[:, :2] @ turn.T + matrix[:, 2], scale * points[:, 2]
-    again = canon(image, points, scale * p.mouth.mm, p.mouth.shown)
+    again = canon(image, points, scale * p.mouth.mm)
     assert again.grain == pytest.approx(scale * p.canon.grain, rel=1e-4)
     assert np.abs(again.image.astype(float) - p.canon.image).mean() < 2.5
 
@@ -168,17 +168,3 @@ def test_a_mouth_that_hardly_moves_hardly_changes(animator: Animator) -> None:
     changed = np.abs(corrections[0]).max(-1) > 2
     assert changed.mean() > 0.005
     assert np.abs(corrections[1] - corrections[0])[changed].mean() < 1.5
-
-
-def test_teeth_that_the_portrait_shows_stay_its_own_until_it_opens_wider() -> None:
-    assert portrait().mouth.shown and portrait().canon.gap is not None
-    own = look(landmarks()).openings[70:]
-    for gap, painted in ((0.5 * own_gap(), False), (own_gap() + 8 * portrait().mouth.mm, True)):
-        seen = look(with_lips(landmarks(), gap))
-        inside = cv2.erode(seen.openings[70:], np.ones((3, 3))) > 0.9
-        assert own.max() == 1 and inside.any()
-        assert (seen.gate[70:][inside].max() > 0.9) == painted
-
-
-def own_gap() -> float:
-    return float(np.linalg.norm(landmarks()[13, :2] - landmarks()[14, :2]))

@@ -34,7 +34,6 @@ CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
 _FAR_PX = 6.0  # displacements are given in this unit
 _STRENGTH = 0.8  # share of the correction that is let through at most: what is drawn is crisper than what the network paints
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
-_OWN_MM = 4.0  # lips have to be further apart by so much than in a portrait that shows its teeth before others are painted
 _COARSE_PX, _NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of _NEAR coarse px around their openings
 _KEEP = 4.0  # logit of what an untrained network keeps
 _OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
@@ -46,14 +45,13 @@ class Canon:
     """The portrait in the crop.
 
     image: its pixels; centre: (3,) px of the picture; angle: of the eyes' line to the horizontal, radians; grain: px of the
-    picture to one px of the crop; gap: px of the crop between lips that show what is behind them, None if they don't.
+    picture to one px of the crop.
     """
 
     image: UInt8[np.ndarray, "144 144 3"]
     centre: Float64[np.ndarray, " 3"]
     angle: float
     grain: float
-    gap: float | None
 
     def place(self, pose: Pose | None = None) -> Float64[np.ndarray, "2 3"]:
         """The similarity that takes px of the crop to px of the picture, once the head has moved by the pose."""
@@ -66,14 +64,13 @@ class Canon:
         return np.concatenate([turn, (centre[:2] - turn @ np.full(2, (SIDE - 1) / 2))[:, None]], 1)
 
 
-def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"], mm: float, shown: bool) -> Canon:
-    """The crop of a portrait with its landmarks (px), px per millimetre, and whether it shows the inside of its mouth."""
+def canon(image: UInt8[np.ndarray, "s s 3"], points: Float32[np.ndarray, "478 3"], mm: float) -> Canon:
+    """The crop of a portrait with its landmarks (px) and px per millimetre."""
     eyes = points[263] - points[33]
     centre = points[list(_CENTRE)].astype(np.float64).mean(0)
     blank = np.zeros((SIDE, SIDE, 3), np.uint8)
     grain = mm * SPAN_MM / SIDE
-    gap = _gap(points) / grain if shown else None
-    found = Canon(image=blank, centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=grain, gap=gap)
+    found = Canon(image=blank, centre=centre, angle=float(np.arctan2(eyes[1], eyes[0])), grain=grain)
     return replace(found, image=crop(image, found.place()))
 
 
@@ -119,22 +116,12 @@ def view(
     displacement = displaced(canon.place(), inside, map_x, map_y)
     flat = cv2.transform(points[None, :, :2].astype(np.float64), cv2.invertAffineTransform(place))[0]
     openings = np.zeros((SIDE, SIDE), np.uint8)
-    gate = _gate(displacement, flat[:SKIN])
     for upper, lower in _OPENINGS:
         _fill(openings, flat[[*upper, *lower[-2:0:-1]]])
-        if canon.gap is not None and (upper, lower) == INNER_LIPS:  # what the portrait shows is its own
-            more = (_gap(flat) - canon.gap) * SPAN_MM / SIDE / _OWN_MM
-            mouth = cv2.blur(cv2.dilate(openings, np.ones((5, 5), np.uint8)), (5, 5)) / np.float32(255)
-            gate *= 1 - np.float32(1 - np.clip(more, 0, 1)) * mouth
     return View(
         place=place, plain=crop(plain, inside), drawn=crop(drawn, inside), own=canon.image,
-        openings=openings.astype(np.float32) / 255, displacement=displacement, gate=gate,
+        openings=openings.astype(np.float32) / 255, displacement=displacement, gate=_gate(displacement, flat[:SKIN]),
     )
-
-
-def _gap(points: np.ndarray) -> float:
-    """Between the middles of the inner lips, in the units of the points."""
-    return float(np.linalg.norm(points[13, :2] - points[14, :2]))
 
 
 def displaced(

@@ -94,7 +94,7 @@ def prepare(
             prepare_eye(image, points, topology.LEFT_EYE, topology.LEFT_IRIS),
         ),
         mouth=mouth,
-        canon=canon(image, points, mouth.mm, mouth.shown),
+        canon=canon(image, points, mouth.mm),
     )
 
 
