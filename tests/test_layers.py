@@ -21,13 +21,14 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow"},
     "generate": {"speech", "latent", "nets", "media", "flow"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
+    "live": {"animate", "latent", "media"},
     "train": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
-    "apps": {FRONT_DOOR, "train", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "apps": {FRONT_DOOR, "train", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything
 
-WEB = {"fastapi", "starlette", "uvicorn", "aiortc", "aiohttp", "flask", "gradio", "websockets", "http", "socketserver"}
+WEB = {"fastapi", "pydantic", "prometheus_client", "starlette", "uvicorn", "aiortc", "aiohttp", "flask", "gradio", "websockets", "http", "socketserver"}
 FORBIDDEN_IMPORTS = {"subprocess", "pty"}
 FORBIDDEN_CALLS = {"print", "input", "exit", "quit", "os.chdir", "os.system", "os.popen", "sys.exit"}
 

@@ -9,7 +9,7 @@ from test_render import SIDE, landmarks, portrait, turned
 
 from vivavoce.latent.plate import Plate, person_of, plate_of
 from vivavoce.latent.surround import face_mask, surround
-from vivavoce.latent.topology import CHIN, FOREHEAD
+from vivavoce.latent.topology import CHIN, FOREHEAD, SKIN
 from vivavoce.latent.warp import Prepared, Renderer, prepare
 
 GREEN = np.array([60, 170, 90], np.uint8)
@@ -94,6 +94,27 @@ def test_what_a_free_border_cuts_off_may_move() -> None:
     for free in (False, True):
         frame = Renderer(prepare(image, points, (free,) * 4)).render(turned(points, 0.0, 12.0))
         assert (frame[: side // 40] != image[: side // 40]).any() == free
+
+
+def test_a_head_cut_off_by_the_upper_border_goes_on_like_a_head() -> None:
+    """Turned far, it is neither stretched up to the border nor mirrored at it: what comes into view is narrower than what was cut."""
+    corner, side = np.array([50, 90]), 412
+    image = np.ascontiguousarray(before_green().image[corner[1] : corner[1] + side, corner[0] : corner[0] + side])
+    prepared = prepare(image, landmarks() - np.array([*corner, 0], np.float32), (True, True, True, False))
+    assert 0.1 < (prepared.plate.matte[0] == 255).mean() < 0.9
+    points = prepared.points + np.array([0.5, 0.5, 0], np.float32)
+    renderer = Renderer(prepared)
+    calm, far = (renderer.geometry(turned(points, 0.0, pitch)) for pitch in (5.0, 15.0))
+    top = prepared.points[: SKIN, 1].min()
+    above = prepared.around.points[:, 1] < 0.5 * top
+    share = [
+        np.abs(g.vertices[-len(above) :][above] - prepared.around.points[above]).sum()
+        / np.abs(g.pose(prepared.around.points[above]) - prepared.around.points[above]).sum() for g in (calm, far)
+    ]
+    assert share[1] > share[0] + 0.1
+    frame = renderer.render(turned(points, 0.0, 15.0))
+    widths = [(np.abs(frame[row].astype(int) - GREEN).max(-1) > 40).mean() for row in (0, side // 12)]
+    assert widths[0] < widths[1]
 
 
 def test_an_empty_plate_hides_nothing() -> None:

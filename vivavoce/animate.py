@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, Resampler
 from vivavoce.media.portrait import Portrait
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
-from vivavoce.speech.encoders import reopen
+from vivavoce.speech.encoders import prompt, reopen
 
 DEFAULT_FPS, LOWEST_FPS, HIGHEST_FPS = 25.0, 10.0, 60.0
 SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
@@ -107,6 +107,20 @@ class Animator:
         space = MotionSpace.load(folder / "face.safetensors", refiner if refine else None, device=device)
         return cls(space, generator, encoder)
 
+    def live(self) -> Animator:
+        """The same models set for sound that is still being spoken: frames come sooner after their sound (`delay_seconds`)."""
+        generator = self.generator.live()
+        return Animator(self.space, generator, prompt(self.encoder, generator.net.config.levels.stride))
+
+    @property
+    def delay_seconds(self) -> float:
+        """How much sound after a frame's own time has to be heard, at most, before the frame can be made."""
+        spec, levels = self.encoder.spec, self.generator.net.config.levels
+        last = levels.stride * (self.generator.windows.hop - 1) + levels.lookahead  # feature that a window's first frame needs
+        block = round(spec.block_seconds * spec.rate_hz)
+        waits = block - 1 if levels.stride % block else -(last + 1) % block  # until its block is full
+        return (last + waits) / spec.rate_hz + spec.lookahead_seconds
+
     def prepare(self, portrait: Portrait, *, size: int | None = None, crop: bool = False) -> Reference:
         """Everything about a portrait that is computed once; any number of sessions may share it. See `MotionSpace.reference`."""
         if size is not None and not SMALLEST_SIZE <= size <= LARGEST_SIZE:
@@ -132,13 +146,7 @@ class Animator:
         """
         settings = Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls)
         session = Session(self, self.prepare(portrait, size=size, crop=crop), settings)
-
-        def frames() -> Iterator[Frame]:
-            for block in [audio] if isinstance(audio, Audio) else audio:
-                yield from session.push(block)
-            yield from session.finish()
-
-        return frames()
+        return session.speak([audio] if isinstance(audio, Audio) else audio)
 
     def drive(
         self, portrait: Portrait, frames: Iterable[Frame], *, size: int | None = None, crop: bool = False,
@@ -227,11 +235,31 @@ class Session:
         self._resume(over)
         return self._frames(self._clock.frames(over))
 
+    def speak(self, blocks: Iterable[Audio]) -> Iterator[Frame]:
+        """All frames of a whole recording, in constant memory."""
+        for block in blocks:
+            yield from self.push(block)
+        yield from self.finish()
+
     def interrupt(self) -> None:
         """Forget all sound that has no frame yet: nothing of it will be shown. The face goes on from where it is."""
         self._painted.clear()
         self._keep(self._clock.needs(self._shown - 1) + 1 - self._first if self._shown else 0)
         self._resume(self._shown / self._settings.fps)
+
+    def skip(self) -> bool:
+        """Leave the next frame out, if its motion is determined: time goes on and nothing is painted. Whether it was left out."""
+        if not self._due(self._shown, None):
+            return False
+        if self._painted:
+            self._painted.popleft()
+        self._shown += 1
+        self._forget()
+        return True
+
+    def control(self, controls: Controls) -> None:
+        """Strengths from the next motion on; how often the eyes blink stays what it was."""
+        self._settings = replace(self._settings, controls=controls)
 
     def _keep(self, frames: int) -> None:
         self._packed, self._landmarks = self._packed[:frames], self._landmarks[:frames]

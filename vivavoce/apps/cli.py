@@ -346,6 +346,52 @@ class Bench:
         self.what.run()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a server is reached, and what it allows."""
+
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen at. The default is this machine only; give 0.0.0.0, and a token, for others too."""
+    port: Annotated[int, arg(metavar="N")] = 8000
+    """Port to listen at."""
+    token: Annotated[str | None, arg(metavar="SECRET", help_behavior_hint="(default: $VIVAVOCE_TOKEN, or none)")] = None
+    """Requests must carry it: Authorization: Bearer SECRET."""
+    origin: Annotated[tuple[str, ...], arg(metavar="URL", help_behavior_hint="")] = ()
+    """Origins of other pages that may use this server from a browser, such as https://example.org."""
+    folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: ~/.cache/vivavoce)")] = None
+    """Where registered portraits and finished videos are kept."""
+    sessions: Annotated[int, arg(metavar="N")] = 8
+    """Live sessions that may be open at once."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
+    """Threads that make frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve live sessions and videos: a web page at /, REST at /docs, WebSocket and WebRTC as docs/protocol.md says."""
+
+    serving: Serving = field(default_factory=Serving)
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps.server import run
+
+        run.serve(self.serving, browser=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """Talk with a portrait in the browser: starts the server and opens its page."""
+
+    serving: Serving = field(default_factory=Serving)
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps.server import run
+
+        run.serve(self.serving, browser=True)
+
+
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Animate, subcommand("animate")]
@@ -354,6 +400,8 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Serve, subcommand("serve")]
+    | Annotated[Web, subcommand("web")]
     | Annotated[Doctor, subcommand("doctor")]
 )
 

@@ -11,6 +11,9 @@ FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 TERMINATED = 143  # 128 + SIGTERM
 
+# Packages that only some commands need, and the extra of vivavoce that brings them.
+EXTRAS = {"fastapi": "server", "uvicorn": "server", "aiortc": "server", "prometheus_client": "server", "multipart": "server"}
+
 # Shared libraries that the wheels expect from the system (OpenCV's, as mediapipe brings it), and Debian's packages for them.
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
 
@@ -35,6 +38,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     library = _MISSING_LIBRARY.search(str(error)) if isinstance(error, ImportError | OSError) else None
     if library:
         return _install_sentence(library.group(1)), FAILED
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"the Python package {error.name} is missing: install with: pip install 'vivavoce[{EXTRAS[error.name]}]'", FAILED
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "vivavoce":
         return f"the Python package {error.name} is missing: install vivavoce again with pip, it brings what it needs", FAILED
     if isinstance(error, MemoryError):

@@ -127,7 +127,7 @@ def _lash_colour(image: np.ndarray, lids: Aperture) -> Float64[np.ndarray, " 3"]
     return np.median(colour[dark, np.arange(len(across))], 0)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _draw_lid(
     picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, edge: np.ndarray, skin: np.ndarray,
     strength: float,
@@ -163,7 +163,7 @@ def _draw_lid(
                 picture[row, column, c] = np.uint8(min(max(p + a * (value - p) + 0.5, 0.0), 255.0))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _look_up(
     origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, frame0: np.ndarray, upper0: np.ndarray,
     lower0: np.ndarray, back: np.ndarray, centre: np.ndarray, look: np.ndarray, radius: float,

@@ -291,7 +291,7 @@ def _colours(image: np.ndarray, landmarks: np.ndarray) -> tuple[Float64[np.ndarr
     return np.stack([teeth, 0.75 * flesh, 1.0 * flesh, 0.5 * depth, 0.16 * depth]).clip(0, 255), vivid
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _paint(
     origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray, bite: np.ndarray, shade: np.ndarray,
     low_bite: np.ndarray, low_shade: np.ndarray, colours: np.ndarray, vivid: float,
@@ -347,7 +347,7 @@ def _paint(
                 layer[row, column, c] = np.uint8(min(max(value + 0.5, 0.0), 255.0))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _own_inside(
     origin: tuple[int, int], frame: np.ndarray, upper: np.ndarray, lower: np.ndarray,
     own_frame: np.ndarray, own_upper: np.ndarray, own_lower: np.ndarray, split: float,

@@ -23,6 +23,12 @@ class Pose:
         """(matrix | offset)."""
         return np.concatenate([self.matrix, self.offset[:, None]], 1)
 
+    @property
+    def turn(self) -> float:
+        """Angle of the rotation about whichever axis it has, radians."""
+        cosine = (np.trace(self.matrix) / np.cbrt(np.linalg.det(self.matrix)) - 1) / 2
+        return float(np.arccos(np.clip(cosine, -1, 1)))
+
 
 def rigid_motion(source: np.ndarray, target: np.ndarray, rounds: int = 3) -> Pose:
     """The similarity in space that best takes source (n, 3) to target (n, 3); points that disagree count less (reweighted

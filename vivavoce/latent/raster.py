@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def rasterise(
     points: np.ndarray, depth: np.ndarray, shift: np.ndarray, triangles: np.ndarray, left: float, top: float, step: float,
     map_x: np.ndarray, map_y: np.ndarray, nearest: np.ndarray,
@@ -70,7 +70,7 @@ def rasterise(
                     map_y[y, x] = step * y + top + (say + v * sby + w * scy)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def settle(
     warped: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, left: int, top: int, folds: tuple[int, int, int, int],
     image: np.ndarray, hidden: np.ndarray, behind: np.ndarray, out: np.ndarray,
@@ -115,7 +115,7 @@ def settle(
                     out[y, x, c] = np.uint8((total + 8) // 16)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def smooth_curve(u: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     """A smooth curve through the points (u, y), u rising, written at out.size even steps over 0..1 (clamped outside)."""
     n = u.size
@@ -171,7 +171,7 @@ def below(values: np.ndarray, u: float, v: float, length: float) -> float:
     return (v - values[i] * (1 - f) - values[i + 1] * f) / np.sqrt(1 + slope * slope)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def draw_line(
     picture: np.ndarray, origin: tuple[int, int], frame: np.ndarray, edge: np.ndarray, width: float, colour: np.ndarray,
     strength: float,
@@ -189,7 +189,7 @@ def draw_line(
                     picture[row, column, c] = np.uint8(min(max(p + a * (min(colour[c], p) - p) + 0.5, 0.0), 255.0))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def blend(picture: np.ndarray, layer: np.ndarray, alpha: np.ndarray) -> None:
     """picture (h, w, 3) uint8 becomes (1 - alpha) * picture + alpha * layer, rounded, in place."""
     for y in range(alpha.shape[0]):

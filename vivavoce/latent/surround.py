@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import Delaunay
 
+from vivavoce.latent.pose import Pose
 from vivavoce.latent.topology import CHIN, FOREHEAD, OVAL, SKIN
 
 CELLS = 24  # grid cells along a side of the crop; the outermost ring of cells at a still border never moves
@@ -18,6 +19,8 @@ _BEYOND = 3  # further cells outside the crop, so that nothing is uncovered at a
 _MAP = 72  # side of the small map on which the share of head motion is solved
 _FADE = 0.08  # of the side: width over which motion fades towards a still border
 _LOOSE = 0.04  # share of its motion that hair keeps at a free border: a border that changes much looks restless
+_LOOSE_TURNED = 0.8  # the same where the head turns far, or hair that touches the border would be stretched
+_TURN = (np.radians(7.0), np.radians(14.0))  # turns from the portrait at which borders begin to be loose and are
 _SHOULDERS = 0.12  # share of the head's motion that the top of the shoulders follows
 
 Borders = tuple[bool, bool, bool, bool]  # left, top, right, bottom: whether the crop's border may move, being the picture's own
@@ -29,15 +32,24 @@ class Surround:
     """Vertices around the face, in the source picture.
 
     points: (n, 3) px; z is a guess at the head's depth there.
-    follow: (n,) share of the head's rigid motion, 1 on the head, 0 on background, shoulders and border.
+    follow: (n,) share of the head's rigid motion, 1 on the head, 0 on background, shoulders and border; loose: (n,) what is
+    added to it where the head turns far.
     stretch: (n, o) how far each vertex follows the o oval points' own (non-rigid) motion.
     triangles: (m, 3) over the oval points (first, o of them) and then these vertices.
     """
 
     points: Float32[np.ndarray, "n 3"]
     follow: Float32[np.ndarray, " n"]
+    loose: Float32[np.ndarray, " n"]
     stretch: Float32[np.ndarray, "n o"]
     triangles: Int32[np.ndarray, "m 3"]
+
+    def moved(self, pose: Pose) -> Float64[np.ndarray, "n 3"]:
+        """Where the vertices go with a head that moves so."""
+        low, high = _TURN
+        far = float(np.clip((pose.turn - low) / (high - low), 0, 1))
+        follow = self.follow + far * far * (3 - 2 * far) * self.loose
+        return self.points + follow[:, None] * (pose(self.points) - self.points)
 
 
 def surround(
@@ -49,14 +61,16 @@ def surround(
     covered = face_mask(landmarks, side)
     grid = _grid(side, covered)
     share = _head_share(landmarks, covered, person, free)
-    still = _border_fade(grid, side, free)
-    follow = _sample(share, grid, side) * still
+    still, turned = (_border_fade(grid, side, free, loose) for loose in (_LOOSE, _LOOSE_TURNED))
+    whole = _sample(share, grid, side)
+    follow = whole * still
     stretch = _extension(grid, oval[:, :2], 0.22 * _face_height(landmarks)) * (still * np.sqrt(np.clip(follow, 0, 1)))[:, None]
     depth = _depth(grid, oval)
     triangles = Delaunay(np.concatenate([oval[:, :2], grid]).astype(np.float64)).simplices
     return Surround(
         points=np.concatenate([grid, depth[:, None]], 1).astype(np.float32),
         follow=follow.astype(np.float32),
+        loose=(whole * (turned - still)).astype(np.float32),
         stretch=stretch.astype(np.float32),
         triangles=triangles.astype(np.int32),
     )
@@ -85,12 +99,12 @@ def _grid(side: int, covered: np.ndarray) -> np.ndarray:
     return grid[away[at[:, 1], at[:, 0]] > 0.45 * cell]
 
 
-def _border_fade(grid: np.ndarray, side: int, free: Borders) -> np.ndarray:
-    """Share of its motion that each vertex keeps: none at a still border, some at a free one."""
+def _border_fade(grid: np.ndarray, side: int, free: Borders, loose: float) -> np.ndarray:
+    """Share of its motion that each vertex keeps: none at a still border, ``loose`` at a free one."""
     inside = np.stack([grid[:, 0], grid[:, 1], side - 1 - grid[:, 0], side - 1 - grid[:, 1]], 1) / (side - 1)
     t = np.clip((inside - np.where(free, 0.0, 1.02 / CELLS)) / _FADE, 0, 1)
     kept = t * t * (3 - 2 * t)
-    return np.where(free, _LOOSE + (1 - _LOOSE) * kept, kept).min(1)
+    return np.where(free, loose + (1 - loose) * kept, kept).min(1)
 
 
 def _depth(grid: np.ndarray, oval: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ layers on top, eyeballs under the lids (`eyes`) and the inside of the mouth behi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ _TUCK_WIDE_MM = 1.6  # the same where the rims of an open mouth had to be looked
 _COARSE = 4  # px: what is around the face moves smoothly, so its map is made at this distance
 _FINER = 2  # samples of the interpolated portrait to a px
 _OUTSIDE = 0.15  # of the side: how far the picture is continued beyond its borders
+_CROWN = 0.35  # height over half width of what is thought above the upper border of a head that it cuts off
 _LIPS_KNEE_MM = 2.0  # the same for lips, in millimetres
 _INNER_LIPS = list(topology.INNER_LIPS[0] + topology.INNER_LIPS[1])
 
@@ -58,6 +60,22 @@ class Prepared:
     eyes: tuple[EyeSource, EyeSource]
     mouth: MouthSource
     canon: Canon
+
+    @property
+    def margin(self) -> int:
+        """Px by which the layer goes on beyond the picture's borders."""
+        return int(np.ceil(_OUTSIDE * self.image.shape[0]))
+
+    @cached_property
+    def layer(self) -> UInt8[np.ndarray, "l l 4"]:
+        """The portrait and its matte, continued by a margin, in which what is cut off at the picture's border is mirrored, and
+        interpolated once. Linear interpolation in this is nearly cubic interpolation in the portrait, at a sixth of the cost."""
+        sides = (self.margin,) * 4
+        colours = cv2.copyMakeBorder(self.image, *sides, cv2.BORDER_REFLECT_101)
+        layer = np.dstack([colours, _continued(self.plate.matte, self.margin)])
+        side = _FINER * (len(layer) - 1) + 1
+        scale = np.array([[1 / _FINER, 0, 0], [0, 1 / _FINER, 0]])
+        return cv2.warpAffine(layer, scale, (side, side), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
 
 
 def prepare(
@@ -123,7 +141,6 @@ class Renderer:
         self.prepared = prepared
         self._left, self._top, width, height = _window(prepared)
         self._map_x, self._map_y, self._nearest = (np.empty((height, width), np.float32) for _ in range(3))
-        self._layer = _layer(prepared)
         self._at = np.empty((2, height, width), np.float32)
         self._warped = np.empty((height, width, 4), np.uint8)
         # The coarse maps reach a coarse pixel further on every side; its middle is that of the fine ones it stands for.
@@ -173,9 +190,9 @@ class Renderer:
         p = self.prepared
         for at, own in zip(self._at, (self._map_x, self._map_y), strict=True):
             np.multiply(own, _FINER, out=at)
-            at += _FINER * _margin(p)
+            at += _FINER * p.margin
         x, y = self._at
-        cv2.remap(self._layer, x, y, cv2.INTER_LINEAR, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
+        cv2.remap(p.layer, x, y, cv2.INTER_LINEAR, dst=self._warped, borderMode=cv2.BORDER_REPLICATE)
         plain = np.empty((*self._map_x.shape, 3), np.uint8)
         settle(
             self._warped, self._map_x, self._map_y, self._left, self._top, self._folds, p.image, p.plate.hidden, p.plate.picture,
@@ -270,7 +287,7 @@ class Renderer:
         p = self.prepared
         around = p.around
         own = points[OVAL] - pose(p.points[OVAL])
-        moved = around.points + around.follow[:, None] * (pose(around.points) - around.points)
+        moved = around.moved(pose)
         moved[:, :2] += around.stretch @ own[:, :2]
         return np.concatenate([points[: SKIN], moved]).astype(np.float32)
 
@@ -280,19 +297,17 @@ def _centred(landmarks: np.ndarray) -> np.ndarray:
     return (landmarks - np.array([0.5, 0.5, 0.0])).astype(np.float32)
 
 
-def _margin(prepared: Prepared) -> int:
-    return int(np.ceil(_OUTSIDE * prepared.image.shape[0]))
-
-
-def _layer(prepared: Prepared) -> UInt8[np.ndarray, "l l 4"]:
-    """The portrait and its matte, continued by a margin, in which what is cut off at the picture's border is mirrored, and
-    interpolated once. Linear interpolation in this is nearly cubic interpolation in the portrait, at a sixth of the cost."""
-    sides = (_margin(prepared),) * 4
-    colours = cv2.copyMakeBorder(prepared.image, *sides, cv2.BORDER_REFLECT_101)
-    layer = np.dstack([colours, cv2.copyMakeBorder(prepared.plate.matte, *sides, cv2.BORDER_REPLICATE)])
-    side = _FINER * (len(layer) - 1) + 1
-    scale = np.array([[1 / _FINER, 0, 0], [0, 1 / _FINER, 0]])
-    return cv2.warpAffine(layer, scale, (side, side), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+def _continued(matte: UInt8[np.ndarray, "s s"], margin: int) -> UInt8[np.ndarray, "l l"]:
+    """The matte beyond the picture's borders: repeated, but a head that the upper border cuts off closes like a head."""
+    whole = cv2.copyMakeBorder(matte, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    cut = np.flatnonzero(np.diff(np.pad((matte[0] > 127).astype(np.int8), 1))).reshape(-1, 2)  # where it begins, and ends
+    if len(cut) and not matte[0].all():
+        whole[:margin] = 0
+        for first, end in cut + margin:
+            centre, half = 16 * ((first + end - 1) / 2), 16 * (end - first) / 2
+            middle, axes = (round(centre), 16 * margin), (round(half), round(_CROWN * half))
+            cv2.ellipse(whole[:margin], middle, axes, 0, 180, 360, 255, -1, cv2.LINE_AA, 4)
+    return whole
 
 
 def _window(prepared: Prepared) -> tuple[int, int, int, int]:

@@ -58,40 +58,44 @@ class Portrait:
         """
         path = Path(path)
         require_file(path, "portrait")
-        picture = _decode(path)
-        return Portrait(image=np.ascontiguousarray(np.asarray(picture)), name=path.name, face=face)
+        return Portrait(image=np.ascontiguousarray(np.asarray(_decode(path, str(path)))), name=path.name, face=face)
+
+    @staticmethod
+    def from_bytes(data: bytes, name: str = "the picture", face: int | None = None) -> Portrait:
+        """What `open` reads, from a file's content; ``name`` is what messages call it."""
+        return Portrait(image=np.ascontiguousarray(np.asarray(_decode(io.BytesIO(data), name))), name=name, face=face)
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's size warnings: the limit below is ours, and it is lower
-            opened = Image.open(path, formats=FORMATS)
+            opened = Image.open(source, formats=FORMATS)
         with opened:
-            _require_size(path, opened.width * opened.height)
+            _require_size(name, opened.width * opened.height)
             opened.load()
             return _over_white(_to_srgb(_to_8_bit(ImageOps.exif_transpose(opened))))
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture that can be read: give a PNG, JPEG, WebP, BMP or TIFF file") from None
+        raise ValueError(f"{name} is not a picture that can be read: give a PNG, JPEG, WebP, BMP or TIFF file") from None
     except Image.DecompressionBombError as error:
         counted = re.search(r"\d+", str(error))
-        _require_size(path, int(counted.group()) if counted else 10 * MAX_MEGAPIXELS * 10**6)
+        _require_size(name, int(counted.group()) if counted else 10 * MAX_MEGAPIXELS * 10**6)
         raise
     except PermissionError:
         raise
     except (OSError, SyntaxError, ArithmeticError, LookupError, TypeError, EOFError) as error:
         # Pillow's decoders answer damage with all of these, and each means the same to the reader.
-        raise ValueError(f"{path} is damaged or cut short ({_first_line(error)}): save or download the picture again") from error
+        raise ValueError(f"{name} is damaged or cut short ({_first_line(error)}): save or download the picture again") from error
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _require_size(path: Path, pixels: int) -> None:
+def _require_size(name: str, pixels: int) -> None:
     if pixels > MAX_MEGAPIXELS * 10**6:
         raise ValueError(
-            f"{path} has {pixels / 1e6:.0f} megapixels, and at most {MAX_MEGAPIXELS} are accepted: save a smaller copy of it"
+            f"{name} has {pixels / 1e6:.0f} megapixels, and at most {MAX_MEGAPIXELS} are accepted: save a smaller copy of it"
         )
 
 

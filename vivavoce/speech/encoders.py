@@ -84,6 +84,16 @@ def open_encoder(*names: str) -> SpeechEncoder[Any]:
     return encoders[0] if len(encoders) == 1 else Joined(encoders)
 
 
+def prompt(encoder: SpeechEncoder[Any], block: int) -> SpeechEncoder[Any]:
+    """The same encoder in blocks of so many features, where that is a choice of ours, so that its features wait for less; they
+    are equal but for rounding. Pretrained networks keep their windows, which they cost too much to shorten."""
+    if isinstance(encoder, SpeechStreams):
+        return SpeechStreams(encoder.network, block)
+    if isinstance(encoder, Analysis):
+        return Analysis(block)
+    return Joined(tuple(prompt(part, block) for part in encoder.encoders)) if isinstance(encoder, Joined) else encoder
+
+
 def identity(encoder: SpeechEncoder[Any]) -> str:
     """JSON that says which encoder this is and what it gives, for the metadata of weights trained on its features.
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted
+from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted, shifted
 from vivavoce.train.data import Progress, read_manifest, track_clips
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
@@ -48,6 +48,7 @@ class RendererRecipe:
     gradient_weight: float = 1.0
     spectrum_weight: float = 0.1
     time_weight: float = 0.5
+    harm_weight: float = 20.0
     adversary_weight: float = 0.06
     feature_weight: float = 1.0
     adversary_from: int = 2000
@@ -205,6 +206,15 @@ def detail_loss(made: Tensor, batch: Batch, recipe: RendererRecipe) -> Tensor:
     return recipe.gradient_weight * gradient + recipe.spectrum_weight * (spectra[0] - spectra[1]).abs().mean()
 
 
+def harm_loss(made: Tensor, batch: Batch) -> Tensor:
+    """By how much each mouth is further from the recorded one than the bare warp is: where the portrait shows what is wanted, its
+    own teeth above all, the warp is to be left alone."""
+    assert batch.mouth is not None
+    wanted = batch.truth[..., *batch.mouth]
+    errors = [(v[..., *batch.mouth] - wanted).square().flatten(1).mean(1) for v in (made, batch.seen[:, :3])]
+    return F.relu(errors[0] - errors[1]).mean()
+
+
 def _weight(batch: Batch) -> Float[Tensor, "b 1 s s"]:
     near = F.avg_pool2d(batch.openings, 9, 1, 4)
     weight = 1 + 2 * near
@@ -215,13 +225,10 @@ def _weight(batch: Batch) -> Float[Tensor, "b 1 s s"]:
 
 def time_loss(made: Tensor, batch: Batch) -> Tensor:
     """How much the second frame differs from the first as the mesh moves it, where the recorded frames do not."""
-    n, side = batch.flow.shape[:2]
-    ticks = torch.arange(side, dtype=torch.float32)
-    there = torch.stack(torch.broadcast_tensors(ticks[None, :], ticks[:, None]), -1) + batch.flow
-    grid = (2 * there + 1) / side - 1
+    n = len(batch.flow)
 
     def moved(values: Tensor) -> Tensor:
-        return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return shifted(values, batch.flow)
 
     steady = torch.exp(-(batch.truth[n:] - moved(batch.truth[:n])).abs().mean(1, keepdim=True) / 0.06)
     return (steady * batch.gate[n:] * (made[n:] - moved(made[:n])).abs()).mean()
@@ -292,6 +299,10 @@ def _step(run: Run[Refiner], other: Run[Adversary], batch: Batch, recipe: Render
     steady = time_loss(made, batch)
     found["time"] = float(steady.detach())
     loss = loss + recipe.time_weight * steady
+    if batch.mouth is not None:
+        harm = harm_loss(made, batch)
+        found["harm"] = float(harm.detach())
+        loss = loss + recipe.harm_weight * harm
     fooling = run.step >= recipe.adversary_from and recipe.adversary_weight > 0 and batch.mouth is not None
     if fooling:
         with mixed_precision():

@@ -1,0 +1,1 @@
+"""The live server: REST, WebSocket and WebRTC over the same sessions."""

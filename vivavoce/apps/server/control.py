@@ -1,0 +1,90 @@
+"""Control messages of a live session, whatever they come by; docs/protocol.md has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from vivavoce.animate import Controls
+from vivavoce.apps.server.limits import Limits, Refusal, refused
+from vivavoce.live.stream import BufferFull, LiveStream
+from vivavoce.media.audio import Audio, Resampler, concatenate
+from vivavoce.media.speak import speak
+
+
+class Control:
+    """What one client's control messages do to its stream. ``interrupted``: called when the client interrupts."""
+
+    def __init__(self, stream: LiveStream, controls: Controls, limits: Limits, interrupted: Callable[[], None]):
+        self._stream, self._controls, self._limits, self._interrupted = stream, controls, limits, interrupted
+
+    async def obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Do it; the answer, if there is one. Refusal where it makes no sense."""
+        kind = message.get("type")
+        if kind == "end_of_segment":
+            self._stream.end_segment()
+        elif kind == "interrupt":
+            self._stream.interrupt()
+            self._interrupted()
+        elif kind == "controls":
+            self._control({key: value for key, value in message.items() if key != "type"})
+        elif kind == "say":
+            await self._say(message.get("text"), message.get("voice", "en"))
+        elif kind == "ping":
+            return {"type": "pong", "id": message.get("id")}
+        else:
+            raise Refusal(400, "bad_message", f"there is no message of type {str(kind)[:40]!r}: docs/protocol.md has them")
+        return None
+
+    def _control(self, values: dict[str, Any]) -> None:
+        try:
+            self._controls = read_controls(values, self._controls)
+        except ValueError as error:
+            raise refused(error, "bad_message") from error
+        self._stream.control(self._controls)
+
+    async def _say(self, text: object, voice: object) -> None:
+        if not isinstance(text, str) or not isinstance(voice, str):
+            raise Refusal(400, "bad_text", "'say' has to have a 'text', and may have a 'voice', both strings")
+        most = self._limits.text_letters
+        if len(text) > most:
+            raise Refusal(400, "bad_text", f"the text has {len(text)} letters, at most {most} are spoken at once")
+        try:
+            spoken = await asyncio.to_thread(spoken_at, self._stream.rate, text, voice)
+            self._stream.end_segment()
+            self._stream.push(spoken)
+            self._stream.end_segment()
+        except BufferFull as error:
+            raise refused(error, "buffer_full") from error
+        except (ValueError, OSError) as error:
+            raise refused(error, "bad_text") from error
+
+
+def parsed(text: str | bytes) -> dict[str, Any]:
+    """A control message; Refusal where it is no JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "bad_message", "a text message is no JSON: docs/protocol.md has the messages") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, "bad_message", "a text message is JSON, but no object: docs/protocol.md has the messages")
+    return value
+
+
+def read_controls(values: dict[str, Any], known: Controls) -> Controls:
+    """Strengths by name, others as they were; ValueError where a name or a number will not do."""
+    for name, value in values.items():
+        if name not in vars(known):
+            raise ValueError(f"there is no strength of {name[:40]!r}: there are {', '.join(vars(known))}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"the strength of {name} is no number: give 0 to 3")
+    return Controls(**{**vars(known), **values})
+
+
+def spoken_at(rate: int, text: str, voice: str) -> Audio:
+    """A text spoken by eSpeak NG, at a rate in Hz; ValueError where the text or the voice will not do."""
+    spoken = speak(text, voice)
+    resampler = Resampler(spoken.rate, rate)
+    return concatenate([resampler.push(spoken), resampler.finish()])

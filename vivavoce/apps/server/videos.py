@@ -1,0 +1,205 @@
+"""Videos of recordings: jobs that are made in between the live sessions' frames."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vivavoce.animate import Animator, Settings
+from vivavoce.apps.server.limits import Limits, Refusal, refused
+from vivavoce.latent.motion_space import Reference
+from vivavoce.live.scheduler import Scheduler, Task
+from vivavoce.media.audio import Audio, probe_audio, read_audio
+from vivavoce.media.speak import speak
+from vivavoce.media.video import VideoWriter
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+MODEL = "vivavoce"
+
+
+@dataclass(kw_only=True)
+class Video:
+    """A job. ``progress``: percent; times are Unix seconds."""
+
+    id: str
+    seconds: float
+    created_at: int
+    status: Status = "queued"
+    progress: int = 0
+    completed_at: int | None = None
+    width: int | None = None
+    height: int | None = None
+    error: dict[str, str] | None = None
+    task: Task | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that a client gets."""
+        size = None if self.width is None else f"{self.width}x{self.height}"
+        return {
+            "id": self.id, "object": "video", "model": MODEL, "status": self.status, "progress": self.progress,
+            "created_at": self.created_at, "completed_at": self.completed_at, "seconds": f"{self.seconds:.2f}", "size": size,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """What is to be spoken: the content of a sound file, or a text with eSpeak NG's name of a voice."""
+
+    sound: bytes | None = None
+    text: str | None = None
+    voice: str = "en"
+
+
+class Videos:
+    """The jobs of a server, in memory; their results in a folder. Methods may be called from any thread; `create` decodes the
+    sound and belongs into one."""
+
+    def __init__(self, folder: Path, animator: Animator, scheduler: Scheduler, limits: Limits):
+        self._folder, self._animator, self._scheduler, self._limits = folder, animator, scheduler, limits
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more
+            left.unlink()
+        self._lock = threading.Lock()
+        self._videos: OrderedDict[str, Video] = OrderedDict()
+
+    def create(
+        self, reference: Callable[[], Reference], speech: Speech, settings: Settings, *, longest: float | None = None
+    ) -> Video:
+        """A job that waits for its turn. Refusal where the speech will not do, or too many wait already."""
+        key = secrets.token_hex(12)
+        sound = self._folder / f"{key}.sound"
+        try:
+            seconds, source = self._open(speech, sound, longest or self._limits.audio_seconds)
+            video = Video(id=f"video_{key}", seconds=seconds, created_at=int(time.time()))
+            with self._lock:
+                if sum(not v.ended.is_set() for v in self._videos.values()) >= self._limits.queue:
+                    raise Refusal(429, "queue_full", f"{self._limits.queue} videos wait already: try again when some are done")
+                self._videos[video.id] = video
+                self._forget()
+        except BaseException:
+            sound.unlink(missing_ok=True)
+            raise
+        task = self._scheduler.background(self._make(video, reference, source, sound, settings))
+        video.task = task
+        task.done.add_done_callback(lambda done: self._end(video, done.exception(), sound))
+        return video
+
+    def get(self, key: str) -> Video:
+        """Refusal where there is none with this id."""
+        with self._lock:
+            if key not in self._videos:
+                raise Refusal(404, "no_such_video", "there is no video with this id: it may have been deleted or too old to keep")
+            return self._videos[key]
+
+    def all(self) -> list[Video]:
+        """The newest first."""
+        with self._lock:
+            return list(reversed(self._videos.values()))
+
+    def result(self, key: str) -> Path:
+        """The file; Refusal where it is not there."""
+        video = self.get(key)
+        if video.status != "completed":
+            raise Refusal(409, "not_ready", f"the video is {video.status}: its content is there once it is completed")
+        return self._file(video)
+
+    def remove(self, key: str) -> Video:
+        """Stop the job, if it is not over, and delete what it made."""
+        video = self.get(key)
+        with self._lock:
+            self._videos.pop(key, None)
+        if video.task is not None:
+            video.task.cancel()
+        if not video.ended.is_set():
+            video.status = "cancelled"
+        self._file(video).unlink(missing_ok=True)
+        return video
+
+    def unfinished(self) -> int:
+        """Jobs that wait or are being made."""
+        return sum(not video.ended.is_set() for video in self.all())
+
+    def _file(self, video: Video) -> Path:
+        return self._folder / f"{video.id}.mp4"
+
+    def _forget(self) -> None:
+        """Delete the oldest that are over, beyond as many as are kept."""
+        over = [video for video in self._videos.values() if video.ended.is_set()]
+        for video in over[: max(0, len(self._videos) - self._limits.kept_videos)]:
+            del self._videos[video.id]
+            self._file(video).unlink(missing_ok=True)
+
+    def _open(self, speech: Speech, file: Path, longest: float) -> tuple[float, Audio | Path]:
+        """How long the speech is, and where it comes from."""
+        if (speech.sound is None) == (speech.text is None):
+            raise Refusal(400, "bad_request", "give either audio_reference (a sound file) or text, not both and not neither")
+        source: Audio | Path
+        try:
+            if speech.text is not None:
+                if len(speech.text) > self._limits.text_letters:
+                    letters = f"{len(speech.text)} letters, at most {self._limits.text_letters} are spoken"
+                    raise Refusal(413, "too_long", f"the text has {letters}: send it in parts")
+                spoken = speak(speech.text, speech.voice)
+                seconds, source = spoken.duration, spoken
+            else:
+                file.write_bytes(speech.sound or b"")
+                seconds, source = probe_audio(file).duration_seconds, file
+        except (ValueError, OSError) as error:
+            raise Refusal(400, "bad_audio", " ".join(str(error).replace(str(file), "the sound").split())) from error
+        if seconds > longest:
+            raise Refusal(413, "too_long", f"the speech lasts {seconds:.1f} seconds, at most {longest:g} are served here")
+        return seconds, source
+
+    def _make(
+        self, video: Video, reference: Callable[[], Reference], source: Audio | Path, sound: Path, settings: Settings
+    ) -> Generator[None, None, None]:
+        """The job, a frame at a time."""
+        video.status = "in_progress"
+        yield
+        prepared = reference()
+        video.width, video.height = prepared.size
+        yield
+        session = self._animator.session(
+            prepared, fps=settings.fps, seed=settings.seed, steps=settings.steps, guidance=settings.guidance,
+            controls=settings.controls,
+        )
+        blocks = [source] if isinstance(source, Audio) else read_audio(sound)
+        total = max(1, round(video.seconds * settings.fps))
+        with VideoWriter(self._file(video), fps=settings.fps, size=prepared.size, sound=source, overwrite=True) as writer:
+            for done, frame in enumerate(session.speak(blocks), 1):
+                writer.write(frame)
+                video.progress = min(99, 100 * done // total)
+                yield
+            writer.finish()
+
+    def _end(self, video: Video, error: BaseException | None, sound: Path) -> None:
+        sound.unlink(missing_ok=True)
+        if error is None:
+            video.status, video.progress = "completed", 100
+        elif isinstance(error, CancelledError):
+            video.status = "cancelled"
+        else:
+            said = _explained(error, sound)
+            video.status, video.error = "failed", said.body()["error"]
+        video.completed_at = int(time.time())
+        video.ended.set()
+        with self._lock:
+            if video.id not in self._videos:  # it was deleted meanwhile
+                self._file(video).unlink(missing_ok=True)
+
+
+def _explained(error: BaseException, sound: Path) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ValueError | OSError):
+        return refused(ValueError(str(error).replace(str(sound), "the sound")), "bad_input")
+    return Refusal(500, "internal", "the video could not be made by a mistake of the server: its log has it")

@@ -1,0 +1,1 @@
+"""Live sessions: endless frames in time with a clock, speech whenever there is some."""
