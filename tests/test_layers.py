@@ -28,7 +28,10 @@ BELOW: dict[str, set[str]] = {
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything
 
-WEB = {"fastapi", "pydantic", "prometheus_client", "starlette", "uvicorn", "aiortc", "aiohttp", "flask", "gradio", "websockets", "http", "socketserver"}
+WEB = {
+    "fastapi", "starlette", "uvicorn", "aiortc", "pydantic", "prometheus_client", "aiohttp", "flask", "gradio", "websockets",
+    "http", "socketserver",
+}
 FORBIDDEN_IMPORTS = {"subprocess", "pty"}
 FORBIDDEN_CALLS = {"print", "input", "exit", "quit", "os.chdir", "os.system", "os.popen", "sys.exit"}
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ def steps(stream: LiveStream, count: int) -> list[LiveFrame]:
 
 def sound(frames: list[LiveFrame]) -> np.ndarray:
     return np.concatenate([frame.sound.samples[0].numpy() for frame in frames])
+
+
+def changes(frames: list[LiveFrame]) -> list[float]:
+    """How much each picture differs from the one before."""
+    return [float(np.abs(a.picture.astype(int) - b.picture).mean()) for a, b in pairwise(frames)]
 
 
 def silence(seconds: float) -> Audio:
@@ -154,9 +160,7 @@ def test_an_interruption_is_silent_from_the_next_frame_on(live: Animator, small:
     (mark,) = (mark for frame in after for mark in frame.marks)
     assert mark.kind == "interrupted" and mark.segment == 0 and mark.seconds == pytest.approx(18 / 25)
     assert mark in after[0].marks
-    changes = [float(np.abs(a.picture.astype(int) - b.picture).mean()) for a, b in zip([before[-1], *after], after, strict=False)]
-    usual = [float(np.abs(a.picture.astype(int) - b.picture).mean()) for a, b in zip(before[8:], before[9:], strict=False)]
-    assert changes[0] < 2 * max(usual)  # no jump
+    assert changes([before[-1], after[0]])[0] < 2 * max(changes(before[8:]))  # no jump
     stream.push(speech)
     stream.end_segment()
     assert sound(steps(stream, 45)).any()
@@ -190,7 +194,7 @@ def test_frames_that_are_left_out_change_no_other(live: Animator, small: Referen
 def test_too_much_speech_is_refused_whole(live: Animator, small: Reference, speech: Audio) -> None:
     stream = opened(live, small, longest=1.5)
     stream.push(speech)
-    with pytest.raises(BufferFull, match="at most 1.5"):
+    with pytest.raises(BufferFull, match="at most 1"):
         stream.push(speech)
     assert stream.buffered_seconds == pytest.approx(1.0)
     with pytest.raises(ValueError, match="opened for 16000 Hz"):
@@ -200,13 +204,9 @@ def test_too_much_speech_is_refused_whole(live: Animator, small: Reference, spee
 
 
 def test_heads_can_be_stilled_while_they_speak(live: Animator, small: Reference) -> None:
-    def restless(stream: LiveStream) -> float:
-        pictures = [frame.picture.astype(int) for frame in steps(stream, 40)][10:]
-        return float(np.mean([np.abs(a - b).mean() for a, b in zip(pictures, pictures[1:], strict=False)]))
-
     lively, still = opened(live, small), opened(live, small)
     still.control(Controls(head=0, expression=0, gaze=0, blink=0))
-    assert restless(still) < 0.5 * restless(lively)
+    assert np.mean(changes(steps(still, 40)[10:])) < 0.5 * np.mean(changes(steps(lively, 40)[10:]))
 
 
 def test_any_rate_and_frame_rate_stay_aligned(live: Animator, small: Reference) -> None:
@@ -306,9 +306,27 @@ def test_work_that_can_wait_is_done_in_between(scheduler: Scheduler) -> None:
     endless.cancel()
     assert closed.wait(5)
     with pytest.raises(ZeroDivisionError):
-        scheduler.background((1 / 0 for _ in range(1))).done.result(5)
+        scheduler.background(1 / 0 for _ in range(1)).done.result(5)
     scheduler.remove(running)  # type: ignore[arg-type]
     assert len(frames) > 2
+
+
+def test_what_can_wait_is_not_starved(scheduler: Scheduler) -> None:
+    busy = [gathered(scheduler, Clockwork(fps=50.0, costs=0.03)) for _ in range(3)]  # more than two threads can do
+    done = 0
+
+    def count() -> Generator[None, None, None]:
+        nonlocal done
+        while True:
+            done += 1
+            yield
+
+    task = scheduler.background(count())
+    time.sleep(1.5)
+    task.cancel()
+    for _, _, running in busy:
+        scheduler.remove(running)  # type: ignore[arg-type]
+    assert 4 <= done <= 12
 
 
 def test_a_slow_consumer_gets_the_newest_frames(scheduler: Scheduler) -> None:
@@ -328,13 +346,10 @@ def test_a_slow_consumer_gets_the_newest_frames(scheduler: Scheduler) -> None:
 def test_a_feed_ends_when_its_stream_breaks(scheduler: Scheduler) -> None:
     async def consume() -> int:
         feed = Feed(scheduler, Clockwork(breaks_at=3), lambda frame: frame.index)  # type: ignore[arg-type]
-        count = 0
-        with pytest.raises(StreamBroken, match="internal error"):
-            async for _ in feed:
-                count += 1
-        return count
+        return len([index async for index in feed])
 
-    assert asyncio.run(consume()) <= 3
+    with pytest.raises(StreamBroken, match="internal error"):
+        asyncio.run(consume())
     assert scheduler.streams == ()
 
 
@@ -368,6 +383,6 @@ def test_an_avatar_has_the_shape_of_livekits(scheduler: Scheduler, live: Animato
     heard = np.concatenate([part.samples for part in sounds])
     start = int(np.flatnonzero(heard)[0]) - int(np.flatnonzero(samples)[0])
     np.testing.assert_array_equal(heard[start : start + 8000], samples[:8000])
-    assert [p.seconds for p in pictures] == pytest.approx([s.seconds for s in sounds])
+    assert all(p.seconds >= s.seconds - 1e-6 for p, s in zip(pictures, sounds, strict=True))  # a frame may have been left out
     assert pictures[0].image.shape == (128, 128, 3)
     assert scheduler.streams == ()

@@ -97,7 +97,8 @@ def test_what_a_free_border_cuts_off_may_move() -> None:
 
 
 def test_a_head_cut_off_by_the_upper_border_goes_on_like_a_head() -> None:
-    """Turned far, it is neither stretched up to the border nor mirrored at it: what comes into view is narrower than what was cut."""
+    """Turned far, it is neither stretched up to the border nor mirrored at it: what comes into view is narrower than what was
+    cut."""
     corner, side = np.array([50, 90]), 412
     image = np.ascontiguousarray(before_green().image[corner[1] : corner[1] + side, corner[0] : corner[0] + side])
     prepared = prepare(image, landmarks() - np.array([*corner, 0], np.float32), (True, True, True, False))

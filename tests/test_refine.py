@@ -104,7 +104,7 @@ def test_the_crop_is_the_same_however_the_picture_is_turned_and_sized() -> None:
 
 
 def test_a_picture_is_corrected_as_training_corrects_the_crop() -> None:
-    """With the crop as the picture, `apply` and `corrected` are the same sum, of pictures that are interpolated otherwise."""
+    """With the crop as the picture, `apply` and `corrected` are the same sum."""
     seen = replace(look(with_lips(landmarks(), 25.0)), place=np.eye(2, 3))
     refiner = wild(1)
     made = seen.drawn.copy()
@@ -115,9 +115,7 @@ def test_a_picture_is_corrected_as_training_corrects_the_crop() -> None:
         gate = _STRENGTH * torch.from_numpy(seen.gate)[None, None]
         wanted = 127.5 * (corrected(inputs[:, :3], inputs[:, 3:6], gate, mixture) + 1)
     wanted = wanted[0].clamp(0, 255).permute(1, 2, 0).numpy()
-    error, change = np.abs(made - wanted)[1:-1, 1:-1], np.abs(seen.drawn - wanted)[1:-1, 1:-1]
-    assert error.max() < 6.0 and error.mean() < 0.05 * change.mean()
-    assert float(mixture.shift.abs().max()) > 0.5
+    assert np.abs(made - wanted)[1:-1, 1:-1].max() < 1.0
 
 
 def test_large_pictures_are_cropped_without_aliasing() -> None:

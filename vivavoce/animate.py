@@ -218,6 +218,12 @@ class Session:
         """(width, height) of the frames, px."""
         return self.reference.size
 
+    @property
+    def awaited_seconds(self) -> float:
+        """How much more sound has to be heard before there is further motion."""
+        made = self._generator_state.done - self._resumed
+        return made / MOTION_RATE_HZ + self._animator.delay_seconds - self._heard / SAMPLE_RATE_HZ
+
     def push(self, audio: Audio) -> Iterator[Frame]:
         """Hear a chunk of any length; yields the frames that are determined now. What isn't taken stays for the next call."""
         if self._resampler is None:
@@ -274,6 +280,7 @@ class Session:
 
     def _listen_anew(self) -> None:
         self._resampler = None
+        self._resumed = self._generator_state.done  # motion frames that were there before
         self._speech_state = self._animator.encoder.start()
         self._heard = 0  # samples
 

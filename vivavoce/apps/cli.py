@@ -337,10 +337,40 @@ class BenchRender:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchLive:
+    """How live it is here: delays, jitter, late frames, load and memory of a server that is spoken to in real time."""
+
+    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512)
+    """Sides of the pictures."""
+    sessions: Annotated[tuple[int, ...], arg(metavar="N")] = (1, 2, 4, 8)
+    """Numbers of sessions at once."""
+    seconds: Annotated[float, arg(metavar="S")] = 20.0
+    """How long each number of sessions is watched."""
+    speech: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the demonstration's sentence)")] = None
+    """Recorded speech to play."""
+    soak: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Instead, watch one session of the first size for so many seconds."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.json", help_behavior_hint="")] = None
+    """Write the figures there as well."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_live(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure what parts of the system are worth, or how fast it is here."""
 
-    what: Annotated[BenchSpeech, subcommand("speech")] | Annotated[BenchRender, subcommand("render")]
+    what: (
+        Annotated[BenchSpeech, subcommand("speech")]
+        | Annotated[BenchRender, subcommand("render")]
+        | Annotated[BenchLive, subcommand("live")]
+    )
 
     def run(self) -> None:
         self.what.run()

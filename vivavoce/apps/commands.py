@@ -196,6 +196,26 @@ def bench_render(options: cli.BenchRender) -> None:
         print(f"{options.output}: written")
 
 
+def bench_live(options: cli.BenchLive) -> None:
+    """Delay, load and memory of live sessions."""
+    from vivavoce.apps import bench_live as live
+
+    if options.output is not None:
+        check_writable(options.output, (".json",), options.overwrite)
+    if options.seconds < live.SHORTEST_SECONDS or (options.soak is not None and options.soak < live.SHORTEST_SECONDS):
+        raise ValueError(f"sessions of under {live.SHORTEST_SECONDS:g} seconds say nothing: give more")
+    speech = Audio.open(options.speech).mono() if options.speech is not None else speak(DEMO_SENTENCE)
+    with reporter() as report:
+        if options.soak is not None:
+            found = live.soak(speech, options.sizes[0], options.soak, report.say)
+        else:
+            found = live.measure(speech, options.sizes, options.sessions, options.seconds, report.say)
+    print(json.dumps(found, indent=1) if options.soak is not None else live.table(found))
+    if options.output is not None:
+        options.output.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{options.output}: written")
+
+
 def bench_speech(options: cli.BenchSpeech) -> None:
     """The ablation of how speech is heard, which goes on where an earlier one in the same folder stopped."""
     from vivavoce.train.ablation import Ablation, ablate

@@ -27,6 +27,7 @@ MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espea
 EXTRAS = {
     "train": "aligning recordings for `vivavoce train corpus`",
     "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
+    "server": "`vivavoce serve` and `vivavoce web`: live sessions",
     "test": "running the tests: pytest",
 }
 
@@ -102,7 +103,8 @@ def _requirements() -> Iterator[tuple[str, str | None]]:
         name = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         assert name, line
-        yield name.group(), extra.group(1) if extra else None
+        if name.group() != DISTRIBUTION:  # an extra that brings another one
+            yield name.group(), extra.group(1) if extra else None
 
 
 def _package(name: str, extra: str | None) -> Finding:

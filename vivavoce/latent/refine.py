@@ -2,9 +2,9 @@
 
 It looks at one square crop of the face that is held upright and of one size, so that it need not know how large a picture is or
 how the head is tilted. It sees the warped portrait without and with the drawn layers (mouth, eyes), the untouched portrait, the
-openings of mouth and eyes, and where each pixel comes from. It says where the warp should have fetched each pixel instead, how
-far to trust the drawn layers, how much of the picture to keep and what to add. Nothing else is repainted: where the face moves as
-a rigid body, and outside the face, the picture stays the warp's, bit for bit.
+openings of mouth and eyes, and where each pixel comes from. It says how far to trust the drawn layers, how much of the picture to
+keep and what to add. Nothing else is repainted: where the face moves as a rigid body, and outside the face, the picture stays the
+warp's, bit for bit.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
 _FAR_PX = 6.0  # displacements are given in this unit
 _STRENGTH = 0.8  # share of the correction that is let through at most: what is drawn is crisper than what the network paints
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
-_SHIFT_PX = 6.0  # by which the network may shift a pixel at most
 _COARSE_PX, _NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of _NEAR coarse px around their openings
 _KEEP = 4.0  # logit of what an untrained network keeps
 _OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
-_BITS = 4  # bits after the point in OpenCV's polygons
+_SHIFT = 4  # bits after the point in OpenCV's polygons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ def displaced(
 
 
 def _fill(mask: np.ndarray, ring: np.ndarray) -> None:
-    cv2.fillPoly(mask, [np.round(ring * 2**_BITS).astype(np.int32)], 255, cv2.LINE_AA, _BITS)
+    cv2.fillPoly(mask, [np.round(ring * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_AA, _SHIFT)
 
 
 def _gate(displacement: np.ndarray, skin: np.ndarray) -> Float32[np.ndarray, "144 144"]:
@@ -176,15 +175,11 @@ def normalised(values: Float[Tensor, "b 12 s s"]) -> Float[Tensor, "b 12 s s"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """keep * (plain + trust * (drawn - plain)) + addition, for colours -1..1: shares of 0..1, and an addition to each colour.
-
-    shift: px (right, down) of the crop from each pixel to the one that plain and drawn are taken from.
-    """
+    """keep * (plain + trust * (drawn - plain)) + addition, for colours -1..1: shares of 0..1, and an addition to each colour."""
 
     trust: Float[Tensor, "b 1 s s"]
     keep: Float[Tensor, "b 1 s s"]
     addition: Float[Tensor, "b 3 s s"]
-    shift: Float[Tensor, "b 2 s s"]
 
 
 class Refiner(nn.Module):
@@ -205,13 +200,13 @@ class Refiner(nn.Module):
         self.same = nn.ModuleList([nn.Conv2d(w, w, 3, 1, 1) for w in (a, b, c, d, d)])
         self.up = nn.ModuleList([nn.Conv2d(i + o, o, 3, 1, 1) for i, o in ((d, c), (c, b), (b, a))])
         self.last = nn.Conv2d(a, a, 3, 1, 1)
-        self.out = nn.Conv2d(a, 4 * 7, 1)
+        self.out = nn.Conv2d(a, 4 * 5, 1)
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     def forward(self, seen: Float[Tensor, "b 12 s s"]) -> Mixture:
-        """To be `restricted`. Untrained, it trusts the drawn layers by half, keeps nearly all, neither adds nor shifts."""
+        """To be `restricted`. Untrained, it trusts the drawn layers by half, keeps nearly all and adds nothing."""
         x = F.silu(self.same[0](F.silu(self.look(seen))))
         kept = []
         for down, same in zip(self.down, self.same[1:4], strict=True):
@@ -222,10 +217,7 @@ class Refiner(nn.Module):
         for up in self.up:
             x = F.silu(up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1)))
         out = F.pixel_shuffle(self.out(F.silu(self.last(x))), 2).float()
-        return Mixture(
-            trust=out[:, :1].sigmoid(), keep=(out[:, 1:2] + _KEEP).sigmoid(), addition=out[:, 2:5],
-            shift=_SHIFT_PX * (out[:, 5:] / _SHIFT_PX).tanh(),
-        )
+        return Mixture(trust=out[:, :1].sigmoid(), keep=(out[:, 1:2] + _KEEP).sigmoid(), addition=out[:, 2:])
 
     @classmethod
     def load(cls, path: Path) -> Refiner:
@@ -244,47 +236,30 @@ class Refiner(nn.Module):
 
 
 def restricted(mixture: Mixture, openings: Float[Tensor, "b 1 s s"]) -> Mixture:
-    """Full authority near mouth and eyes; elsewhere nothing is taken away and additions are smooth: skin keeps its texture.
-    Shifts are smooth everywhere."""
+    """Full authority near mouth and eyes; elsewhere nothing is taken away and additions are smooth: skin keeps its texture."""
     side = tuple(openings.shape[-2:])
     near = F.max_pool2d(F.max_pool2d(openings, _COARSE_PX), _NEAR, 1, _NEAR // 2)
-    smooth = F.avg_pool2d(torch.cat([mixture.addition, mixture.shift], 1), _COARSE_PX)
-    smooth = F.avg_pool2d(smooth, 3, 1, 1, count_include_pad=False)
+    smooth = F.avg_pool2d(F.avg_pool2d(mixture.addition, _COARSE_PX), 3, 1, 1, count_include_pad=False)
     near, smooth = (F.interpolate(v, side, mode="bilinear", align_corners=False) for v in (near, smooth))
-    addition, shift = smooth.split([3, 2], 1)
     return Mixture(
-        trust=mixture.trust, keep=1 - near * (1 - mixture.keep), addition=addition + near * (mixture.addition - addition),
-        shift=shift,
+        trust=mixture.trust, keep=1 - near * (1 - mixture.keep), addition=smooth + near * (mixture.addition - smooth)
     )
 
 
 def corrected(
     plain: Float[Tensor, "b 3 s s"], drawn: Float[Tensor, "b 3 s s"], gate: Float[Tensor, "b 1 s s"], mixture: Mixture
 ) -> Float[Tensor, "b 3 s s"]:
-    """drawn + gate (mixture of plain and drawn - drawn), both shifted by gate times the shift: what `apply` does to a picture,
-    in the crop. Colours are -1..1."""
-    plain, drawn = shifted(torch.cat([plain, drawn], 1), (gate * mixture.shift).permute(0, 2, 3, 1)).split(3, 1)
+    """drawn + gate (mixture of plain and drawn - drawn): what `apply` does to a picture, in the crop. Colours are -1..1."""
     mixed = mixture.keep * (plain + mixture.trust * (drawn - plain)) + mixture.addition
     return drawn + gate * (mixed - drawn)
 
 
-def shifted(values: Float[Tensor, "b c h w"], shift: Float[Tensor, "b h w 2"]) -> Float[Tensor, "b c h w"]:
-    """Each pixel's value from a place that lies so many px (right, down) further, interpolated; the edges are repeated."""
-    height, width = values.shape[-2:]
-    x, y = (torch.arange(n, dtype=shift.dtype, device=shift.device) for n in (width, height))
-    place = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1) + shift
-    grid = (2 * place + 1) / place.new_tensor([width, height]) - 1
-    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """What makes a refined pixel. share (144, 144, 2): of plain and drawn picture; addition (144, 144, 3): 8-bit levels;
-    shift (144, 144, 2): px of the crop to where both are taken from."""
+    """What makes a refined pixel. share (144, 144, 2): of plain and drawn picture; addition (144, 144, 3): 8-bit levels."""
 
     share: Float32[np.ndarray, "144 144 2"]
     addition: Float32[np.ndarray, "144 144 3"]
-    shift: Float32[np.ndarray, "144 144 2"]
 
 
 class Inference:
@@ -306,13 +281,13 @@ class Inference:
         # Levels are 127.5 (colour + 1), so what is not kept leaves half the levels behind.
         shares = torch.cat([mixture.keep * (1 - mixture.trust), mixture.keep * mixture.trust], 1)
         addition = 127.5 * (mixture.addition + 1 - mixture.keep)
-        found = torch.cat([shares, addition, mixture.shift], 1).permute(0, 2, 3, 1).cpu().numpy()
+        found = torch.cat([shares, addition], 1).permute(0, 2, 3, 1).cpu().numpy()
         corrections = []
         for values, looked in zip(found, views, strict=True):
             gate = _STRENGTH * looked.gate[..., None]
             share = values[..., :2] * gate
             share[..., 1:] += 1 - gate
-            corrections.append(Correction(share=share, addition=values[..., 2:5] * gate, shift=values[..., 5:] * gate))
+            corrections.append(Correction(share=share, addition=values[..., 2:] * gate))
         return corrections
 
 
@@ -331,23 +306,17 @@ def apply(
     size = int(high[0] - low[0]), int(high[1] - low[1])
     share = cv2.warpAffine(correction.share, place, size, flags=cv2.INTER_LINEAR, borderValue=(0.0, 1.0))
     addition = cv2.warpAffine(correction.addition, place, size, flags=cv2.INTER_LINEAR)
-    # The shift turns and grows with the crop. Where there is none, these maps are whole numbers and nothing changes.
-    maps = cv2.warpAffine(correction.shift @ place[:, :2].T.astype(np.float32), place, size, flags=cv2.INTER_LINEAR)
-    maps[..., 0] += np.arange(size[0], dtype=np.float32)
-    maps[..., 1] += np.arange(size[1], dtype=np.float32)[:, None]
     part = slice(low[1], high[1]), slice(low[0], high[0])
-    there = [cv2.remap(v[part], maps, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for v in (plain, drawn)]
-    _mix(there[0], there[1], share, addition, drawn[part])
+    _mix(plain[part], drawn[part], share, addition)
 
 
 @njit(cache=True, nogil=True)
-def _mix(plain: np.ndarray, drawn: np.ndarray, share: np.ndarray, addition: np.ndarray, out: np.ndarray) -> None:
+def _mix(plain: np.ndarray, drawn: np.ndarray, share: np.ndarray, addition: np.ndarray) -> None:
     for y in range(share.shape[0]):
         for x in range(share.shape[1]):
             a, b = share[y, x, 0], share[y, x, 1]
             if a == 0 and b == 1:
-                out[y, x] = drawn[y, x]
                 continue
             for c in range(3):
                 value = a * np.float32(plain[y, x, c]) + b * np.float32(drawn[y, x, c]) + addition[y, x, c]
-                out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))
+                drawn[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))

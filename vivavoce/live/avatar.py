@@ -20,16 +20,19 @@ from vivavoce.latent.space import Frame
 from vivavoce.live.feed import Feed
 from vivavoce.live.scheduler import Scheduler
 from vivavoce.live.stream import BufferFull, LiveFrame, LiveStream
-from vivavoce.media.audio import Audio
+from vivavoce.media.audio import Audio, Resampler
+
+CATCH_UP_SECONDS = 0.2  # behind the clock, a consumer is given no more silent frames until it is in time
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFrame:
-    """Mono sound. ``seconds``: of the stream at which it begins."""
+    """Mono sound. ``seconds``: of the stream at which it begins; ``speaking``: whether there is speech in it."""
 
     samples: Int16[np.ndarray, " n"]
     sample_rate: int
     seconds: float = 0.0
+    speaking: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,8 @@ class LiveAvatar:
             await avatar.push_audio(AudioFrame(samples=..., sample_rate=24000))
             async for frame in avatar: ...
 
-    Made and used on one event loop; the frames are made by the scheduler's threads.
+    Made and used on one event loop; the frames are made by the scheduler's threads. A consumer that shows frames no faster than
+    they come, and was late once, would stay late for ever: it catches up with `CATCH_UP_SECONDS` while nothing is said.
     """
 
     def __init__(
@@ -61,18 +65,30 @@ class LiveAvatar:
     ):
         """See `LiveStream` for ``rate`` (Hz) and ``longest`` (seconds)."""
         self.stream = LiveStream(animator, reference, settings, rate=rate, longest=longest)
-        self._feed = Feed(scheduler, self.stream, _frames_of)
+        self._feed = Feed(scheduler, self.stream, lambda live: live)
         self._waiting: deque[VideoFrame | AudioFrame | AudioSegmentEnd] = deque()
+        self._resampler: Resampler | None = None
+        self._clears = 0
+        self._hushed_until = -1.0  # seconds of the stream: a frame that was being made when all was cleared
 
     async def push_audio(self, frame: AudioFrame | AudioSegmentEnd) -> None:
-        """Speech at the stream's rate, or the end of a segment of it. Waits while as much as may wait is waiting."""
+        """Speech at any rate, or the end of a segment of it. Waits while as much as may wait is waiting."""
         if isinstance(frame, AudioSegmentEnd):
+            if self._resampler is not None:
+                await self._push(self._resampler.finish())
+                self._resampler = None
             self.stream.end_segment()
             return
         sound = Audio(samples=torch.from_numpy(frame.samples.astype(np.float32) / 32768)[None], rate=frame.sample_rate)
+        if self._resampler is None or self._resampler.rate_in != frame.sample_rate:
+            self._resampler = Resampler(frame.sample_rate, self.stream.rate)
+        await self._push(self._resampler.push(sound))
+
+    async def _push(self, sound: Audio) -> None:
         if sound.duration > self.stream.longest:
             self.stream.push(sound)  # which says what is wrong
-        while True:
+        clears = self._clears
+        while clears == self._clears:  # or what waits belongs to what was cleared
             try:
                 self.stream.push(sound)
             except BufferFull:
@@ -85,10 +101,18 @@ class LiveAvatar:
         self.stream.interrupt()
         self._feed.clear()
         self._waiting.clear()
+        self._resampler = None
+        self._clears += 1
+        self._hushed_until = self._feed.running.due - self._feed.running.began
 
     async def __aiter__(self) -> AsyncIterator[VideoFrame | AudioFrame | AudioSegmentEnd]:
-        async for parts in self._feed:
-            self._waiting.extend(parts)
+        async for live in self._feed:
+            late = self._feed.running.due - self._feed.running.began - live.seconds
+            if late > CATCH_UP_SECONDS and not live.speaking and not live.marks:
+                continue
+            if any(mark.kind == "interrupted" for mark in live.marks):
+                self._hushed_until = -1.0
+            self._waiting.extend(_frames_of(live, hushed=live.seconds <= self._hushed_until))
             while self._waiting:
                 yield self._waiting.popleft()
 
@@ -103,11 +127,13 @@ class LiveAvatar:
         await self._feed.close()
 
 
-def _frames_of(live: LiveFrame) -> list[VideoFrame | AudioFrame | AudioSegmentEnd]:
-    sound = live.sound.samples[0].numpy()
+def _frames_of(live: LiveFrame, *, hushed: bool) -> list[VideoFrame | AudioFrame | AudioSegmentEnd]:
+    sound = live.sound.samples[0].numpy() * (not hushed)
     samples = np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16)
     return [
         VideoFrame(image=live.picture, seconds=live.seconds),
-        AudioFrame(samples=samples, sample_rate=live.sound.rate, seconds=live.sound_seconds),
-        *(AudioSegmentEnd() for mark in live.marks if mark.kind == "finished"),
+        AudioFrame(
+            samples=samples, sample_rate=live.sound.rate, seconds=live.sound_seconds, speaking=live.speaking and not hushed
+        ),
+        *(AudioSegmentEnd() for mark in live.marks if mark.kind == "finished" and not hushed),
     ]

@@ -15,6 +15,7 @@ from vivavoce.live.stream import LiveFrame, LiveStream
 
 BEHIND_SECONDS = 0.12  # a stream that is further behind its clock leaves frames out
 _SPARE_SECONDS = 0.03  # a step of what can wait is begun if no frame is due so soon
+_STARVED_SECONDS = 0.2  # but after so long without any, one is done all the same
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Scheduler:
         self._streams: list[Running] = []
         self._tasks: deque[Task] = deque()
         self._closed = False
+        self._waited = 0.0  # when a step of what can wait was last begun
         self.totals = Tally()  # over all streams that there have been
         count = workers or os.cpu_count() or 1
         self._threads = [threading.Thread(target=self._run, name=f"live-{i}", daemon=True) for i in range(count)]
@@ -143,16 +145,19 @@ class Scheduler:
         """A stream whose frame is due, or work that can wait; None when the scheduler closes."""
         with self._ready:
             while not self._closed:
+                now = time.monotonic()
                 first = min((r for r in self._streams if not r.stepping), key=lambda running: running.due, default=None)
-                wait = None if first is None else first.due - time.monotonic()
+                wait = None if first is None else first.due - now
+                # While another thread paints a frame, other work would slow it down.
+                painting = any(running.stepping for running in self._streams)
+                spare = not painting and (wait is None or wait > _SPARE_SECONDS)
+                if self._tasks and (spare or now > self._waited + _STARVED_SECONDS):
+                    self._waited = now
+                    return self._tasks.popleft()
                 if first is not None and wait is not None and wait <= 0:
                     first.stepping = True
                     return first
-                # While another thread paints a frame, work would slow it down.
-                painting = any(running.stepping for running in self._streams)
-                if self._tasks and not painting and (wait is None or wait > _SPARE_SECONDS):
-                    return self._tasks.popleft()
-                self._ready.wait(wait)
+                self._ready.wait(min(wait or _STARVED_SECONDS, _STARVED_SECONDS) if self._tasks else wait)
         return None
 
     def _step(self, running: Running) -> None:

@@ -23,8 +23,8 @@ from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8000, 48000
-BLOCK_SECONDS = 0.02  # of the timeline that are decided at a time: speech, or silence
-CUSHION_SECONDS = 0.02  # of speech that have to be there before it begins, or goes on after it ran dry
+CUSHION_SECONDS = 0.02  # of speech that is still coming are kept back, so that it does not run dry when a chunk is a little late
+_LEAST_SECONDS = 0.01  # of the timeline are heard at a time
 FORGOTTEN_SECONDS = 1.0  # a segment that runs dry for so long is over, even if nobody said so
 
 Sound = Float32[np.ndarray, " n"]
@@ -198,8 +198,9 @@ class LiveStream:
             self._marks = deque([Mark(kind="interrupted", segment=self._speaking, seconds=self._begin / self.rate)])
 
     def _hear(self) -> None:
-        """Decide the next block of the timeline and let the session hear it."""
-        block = np.zeros(max(1, round(BLOCK_SECONDS * self.rate)), np.float32)
+        """Decide as much more of the timeline as further motion needs, and let the session hear it."""
+        seconds = max(self._session.awaited_seconds, _LEAST_SECONDS)
+        block = np.zeros(int(np.ceil(seconds * self.rate - 1e-6)), np.float32)
         with self._lock:
             spoken = self._speak(block)
         self._heard.append((block, spoken))
@@ -207,31 +208,41 @@ class LiveStream:
         self._frames = self._session.push(Audio(samples=torch.from_numpy(block)[None], rate=self.rate))
 
     def _speak(self, block: Sound) -> bool:
-        """Fill a block of silence with the speech that waits; whether there was any."""
-        filled, spoken = 0, False
+        """Fill a block of silence with the speech that waits; whether there was any.
+
+        Speech that begins while more of it is coming is put at the block's end, or it would run dry within the block.
+        """
+        filled, spoken, cushion = 0, False, round(CUSHION_SECONDS * self.rate)
         while self._segments and filled < len(block):
-            segment, now = self._segments[0], self._head + filled
+            segment, now, left = self._segments[0], self._head + filled, len(block) - filled
             if not segment.waiting and not segment.open:  # all of it has been spoken
                 self._segments.popleft()
                 if segment.begun:
                     self._marks.append(Mark(kind="finished", segment=segment.number, seconds=now / self.rate))
                 continue
-            dry = not segment.begun or segment.dry is not None
-            if not segment.waiting or (dry and segment.open and segment.waiting < CUSHION_SECONDS * self.rate):
-                if segment.dry is None:
-                    self.underruns += segment.begun
-                    segment.dry = now
-                elif now - segment.dry > FORGOTTEN_SECONDS * self.rate:
-                    segment.open = False
+            if segment.open and (not segment.begun or segment.dry is not None):
+                pause = max(0, left - max(0, segment.waiting - cushion))
+                if pause == left:
+                    if segment.dry is None:
+                        segment.dry = now
+                    segment.open = now - segment.dry <= FORGOTTEN_SECONDS * self.rate
+                    if segment.open:
+                        break
                     continue
-                break
+                filled += pause
+                left -= pause
+                now += pause
             if not segment.begun:
                 segment.begun = True
                 self._marks.append(Mark(kind="started", segment=segment.number, seconds=now / self.rate))
-            segment.dry, spoken = None, True
-            part = segment.take(len(block) - filled)
+            part = segment.take(left)
             block[filled : filled + len(part)] = part
             filled += len(part)
+            spoken, segment.dry = True, None
+            if segment.open and not segment.waiting and filled < len(block):
+                segment.dry = self._head + filled
+                self.underruns += 1
+                break
         return spoken
 
     def _sound(self, end: int) -> tuple[Sound, bool]:

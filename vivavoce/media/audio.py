@@ -29,6 +29,8 @@ _CUT_SHORT_SECONDS = 0.25
 _CROSSINGS = 32
 _KAISER_BETA = 8.0
 _CUTOFF = 0.92
+# Of a resampler's ratio: rates that have hardly a divisor in common would take gigabytes of filter.
+_LARGEST_TERM = 2**16
 # Outputs computed at once; long enough to amortise numpy's calls, short enough to stay in the cache.
 _SLAB = 16384
 
@@ -186,8 +188,10 @@ def _decode(path: Path, container: InputContainer, stream: AudioStream) -> Itera
                 values = _to_float(frame)
                 silence = round(lost_seconds * frame.sample_rate)
                 lost_seconds = 0.0
-                if silence:
-                    yield np.zeros((values.shape[0], silence), np.float32), frame.sample_rate
+                # A second at a time: a header may claim hours.
+                for first in range(0, silence, frame.sample_rate):
+                    part = min(frame.sample_rate, silence - first)
+                    yield np.zeros((values.shape[0], part), np.float32), frame.sample_rate
                 yield values, frame.sample_rate
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} cannot be decoded ({error.strerror}): convert it to WAV first") from error
@@ -211,7 +215,8 @@ class Resampler:
     duration * rate_out.  The input is taken as zero before its start and after its end.
 
     The output is bit-identical for any chunking of the input, since each output sample is the same sum in the same order.
-    It lags its input by 32 periods of the lower rate (2 ms at 16 kHz).  Equal rates pass the samples through.
+    It lags its input by 32 periods of the lower rate (2 ms at 16 kHz).  Equal rates pass the samples through.  ValueError for
+    rates that are not positive or that have hardly a divisor in common.
     One object serves one stream; after `finish` it is spent.
     """
 
@@ -221,6 +226,8 @@ class Resampler:
         self.rate_in, self.rate_out = rate_in, rate_out
         divisor = math.gcd(rate_in, rate_out)
         self._up, self._down = rate_out // divisor, rate_in // divisor
+        if max(self._up, self._down) > _LARGEST_TERM:
+            raise ValueError(f"sound at {rate_in} Hz cannot be resampled to {rate_out} Hz: convert it to 48000 Hz first")
         self._half, self._bank = _filter_bank(self._up, self._down)
         # Input samples from absolute index self._first on; the zeros stand for the time before the sound.
         self._held = np.zeros(self._half)

@@ -8,6 +8,10 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
+# Playlists open other files than the one that was given; who sent it must not choose which.
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "vobsub", "webm_dash_manifest"}
+_FORMATS = ",".join(sorted(av.formats_available - _PLAYLISTS))
+
 
 def require_file(path: Path, what: str) -> None:
     """Raises FileNotFoundError, IsADirectoryError, PermissionError or ValueError, one sentence each, unless `path` is a
@@ -31,10 +35,11 @@ def open_media(path: Path, what: str) -> InputContainer:
     """Opens a sound or video file for reading; raises as `require_file` does, and ValueError when it is neither."""
     require_file(path, what)
     try:
-        # The prefix and the list keep a name such as "http:x" and a playlist inside the file away from the network.
-        return av.open(f"file:{path}", mode="r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        # The prefix and the list of protocols keep a name such as "http:x" away from the network.
+        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+        return av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
     except OSError as error:
-        raise type(error)(f"the {what} {path} cannot be read: {error.strerror}") from error
+        raise plain_error(OSError, f"the {what} {path} cannot be read: {error.strerror}", error) from error
     except av.error.FFmpegError:
         raise ValueError(f"the {what} {path} is no sound or video, or it is damaged or cut short: give a whole file") from None
 

@@ -21,6 +21,10 @@ MIN_SIDE = 16
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
+class TooManyPixels(ValueError):
+    """A picture is larger than is accepted."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Portrait:
     """A picture with a person in it.
@@ -94,7 +98,7 @@ def _first_line(error: Exception) -> str:
 
 def _require_size(name: str, pixels: int) -> None:
     if pixels > MAX_MEGAPIXELS * 10**6:
-        raise ValueError(
+        raise TooManyPixels(
             f"{name} has {pixels / 1e6:.0f} megapixels, and at most {MAX_MEGAPIXELS} are accepted: save a smaller copy of it"
         )
 

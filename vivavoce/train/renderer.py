@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted, shifted
+from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted
 from vivavoce.train.data import Progress, read_manifest, track_clips
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
@@ -225,10 +225,13 @@ def _weight(batch: Batch) -> Float[Tensor, "b 1 s s"]:
 
 def time_loss(made: Tensor, batch: Batch) -> Tensor:
     """How much the second frame differs from the first as the mesh moves it, where the recorded frames do not."""
-    n = len(batch.flow)
+    n, side = batch.flow.shape[:2]
+    ticks = torch.arange(side, dtype=torch.float32)
+    there = torch.stack(torch.broadcast_tensors(ticks[None, :], ticks[:, None]), -1) + batch.flow
+    grid = (2 * there + 1) / side - 1
 
     def moved(values: Tensor) -> Tensor:
-        return shifted(values, batch.flow)
+        return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     steady = torch.exp(-(batch.truth[n:] - moved(batch.truth[:n])).abs().mean(1, keepdim=True) / 0.06)
     return (steady * batch.gate[n:] * (made[n:] - moved(made[:n])).abs()).mean()

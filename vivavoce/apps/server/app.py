@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivavoce.animate import Animator, Settings
 from vivavoce.apps.server import requests
 from vivavoce.apps.server.avatars import DEMO, Avatars
+from vivavoce.apps.server.documents import AVATAR, VIDEO, answers
 from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal
 from vivavoce.apps.server.live import LiveSocket
 from vivavoce.apps.server.monitor import exposition
-from vivavoce.apps.server.places import Places
+from vivavoce.apps.server.places import Places, Turns
 from vivavoce.apps.server.videos import Video, Videos
 from vivavoce.apps.server.webrtc import Offer, Peers
 from vivavoce.live.scheduler import Scheduler
@@ -37,6 +41,8 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; style-src 'self'; "
     "script-src 'self'; frame-ancestors 'none'"
 )
+_SPARE_THREADS = 8  # besides one for each session
+_LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +55,15 @@ class Access:
 
     def check(self, connection: HTTPConnection) -> None:
         """Refusal where it may not."""
-        origin = connection.headers.get("origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc != connection.headers.get("host"):
+        host, origin = connection.headers.get("host", ""), connection.headers.get("origin")
+        own = (f"http://{host}", f"https://{host}")
+        if origin is not None and origin not in (*self.origins, *own):
             raise Refusal(403, "bad_origin", "a page of another origin may not use this server: start it with --origin to let it")
         if self.token is None:
+            # A page elsewhere may let its own name point to this machine, and would then be of the same origin.
+            if _is_loopback(connection) and host and not _LOOPBACK_HOST.fullmatch(host) and not set(own) & set(self.origins):
+                said = f"this server is of this machine only, not {host[:80]!r}: start it with --token, or --origin and that name"
+                raise Refusal(403, "bad_host", said)
             return
         scheme, _, given = connection.headers.get("authorization", "").partition(" ")
         given = given.strip() if scheme.lower() == "bearer" else connection.query_params.get("token", "")
@@ -60,34 +71,46 @@ class Access:
             raise Refusal(401, "unauthorized", "this server wants a token: send 'Authorization: Bearer TOKEN'")
 
 
-class BodyLimit:
-    """Middleware: requests whose body is larger than allowed are refused before it is read."""
+def _is_loopback(connection: HTTPConnection) -> bool:
+    reached = (connection.scope.get("server") or ("",))[0]
+    return reached == "::1" or reached.startswith("127.")
 
-    def __init__(self, app: ASGIApp, most: int):
-        self._app, self._most = app, most
+
+class BodyLimit:
+    """Middleware: bodies of requests that are too large, or come too slowly, are refused before they are whole."""
+
+    def __init__(self, app: ASGIApp, limits: Limits):
+        self._app, self._limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        taken = 0
+        most, seconds = int(self._limits.upload_mib * MEBIBYTE), self._limits.upload_seconds
+        large = Refusal(413, "too_large", f"the request is larger than {self._limits.upload_mib:g} MiB: send a smaller file")
+        slow = Refusal(408, "timeout", f"the request did not come within {seconds:g} seconds: send it faster, or a smaller one")
+        deadline = asyncio.get_running_loop().time() + seconds
+        taken, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._most:
-                raise self._refusal()
+            nonlocal taken, whole
+            if whole:  # what is waited for now is that the client goes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise slow from None
+            taken, whole = taken + len(message.get("body", b"")), not message.get("more_body", False)
+            if taken > most:
+                raise large
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._most:
-            await JSONResponse(self._refusal().body(), 413)(scope, receive, send)
+        if length.isdigit() and int(length) > most:
+            await JSONResponse(large.body(), large.status)(scope, receive, send)
             return
         await self._app(scope, counted, send)
-
-    def _refusal(self) -> Refusal:
-        return Refusal(413, "too_large", f"the request is larger than {self._most / MEBIBYTE:g} MiB: send a smaller file")
 
 
 def create_app(
@@ -99,11 +122,13 @@ def create_app(
     live = animator.live()
     avatars = Avatars(folder / "avatars", animator, limits)
     videos = Videos(folder / "videos", animator, scheduler, limits)
-    places = Places(limits.sessions)
+    places, turns = Places(limits.sessions), Turns(limits.waiting)
     peers = Peers(live, scheduler, places, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Texts are spoken and sessions are closed in threads, and none shall wait for another's.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(limits.sessions + _SPARE_THREADS))
         await asyncio.to_thread(warm, live, avatars)
         yield
         await peers.close()
@@ -113,12 +138,27 @@ def create_app(
         title="vivavoce", version=metadata.version("vivavoce"), lifespan=lifespan,
         description="A portrait and a voice go in, a talking portrait comes out. Live sessions: docs/protocol.md.",
     )
-    app.add_middleware(BodyLimit, most=int(limits.upload_mib * MEBIBYTE))
+    app.add_middleware(BodyLimit, limits=limits)
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=access.origins, allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("Authorization", "Content-Type"),
+        )
 
     @app.exception_handler(Refusal)
     async def refuse(_: Request, refusal: Refusal) -> JSONResponse:
         headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
         return JSONResponse(refusal.body(), refusal.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(_: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")
+        said = Refusal(error.status_code, code, f"{error.detail.rstrip('.').lower()}: /docs has what there is")
+        return JSONResponse(said.body(), said.status, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def let_go(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # which nobody will read
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> JSONResponse:
@@ -131,102 +171,122 @@ def create_app(
 
     guarded = [Depends(allowed)]
 
-    @app.post("/v1/avatars", status_code=201, dependencies=guarded, openapi_extra=requests.AvatarRequest.document())
+    @app.post(
+        "/v1/avatars", status_code=201, dependencies=guarded, openapi_extra=requests.AvatarRequest.document(),
+        responses=answers(201, AVATAR, 507, body=True),
+    )
     async def register_avatar(request: Request) -> JSONResponse:
         """Register a picture once; sessions and videos then take its id."""
         wanted = await requests.read(request, requests.AvatarRequest)
-        picture = wanted.picture()
-        made = await asyncio.to_thread(avatars.register, picture, wanted.wanted(), wanted.name or "portrait")
+        made = await turns.take(lambda: avatars.register(wanted.picture(), wanted.wanted(), wanted.name or "portrait"))
         return JSONResponse(asdict(made), 201)
 
-    @app.get("/v1/avatars", dependencies=guarded)
+    @app.get("/v1/avatars", dependencies=guarded, responses=answers(200, {"object": "list", "data": [AVATAR]}))
     async def list_avatars() -> dict[str, Any]:
         """All registered portraits, the demonstration first."""
         return {"object": "list", "data": [asdict(avatar) for avatar in await asyncio.to_thread(avatars.all)]}
 
-    @app.get("/v1/avatars/{key}", dependencies=guarded)
+    @app.get("/v1/avatars/{key}", dependencies=guarded, responses=answers(200, AVATAR, 404))
     async def get_avatar(key: str) -> dict[str, Any]:
         """One registered portrait."""
-        return asdict(avatars.get(key))
+        return asdict(await asyncio.to_thread(avatars.get, key))
 
-    @app.get("/v1/avatars/{key}/picture", dependencies=guarded, response_class=Response)
+    @app.get(
+        "/v1/avatars/{key}/picture", dependencies=guarded, response_class=Response,
+        responses=answers(200, None, 404, media="image/jpeg"),
+    )
     async def get_picture(key: str) -> Response:
         """The portrait at rest, as JPEG."""
         return Response(await asyncio.to_thread(avatars.picture, key), media_type="image/jpeg")
 
-    @app.delete("/v1/avatars/{key}", dependencies=guarded)
+    @app.delete(
+        "/v1/avatars/{key}", dependencies=guarded,
+        responses=answers(200, {"id": AVATAR["id"], "object": "avatar", "deleted": True}, 404),
+    )
     async def delete_avatar(key: str) -> dict[str, Any]:
         """Forget a registered portrait."""
-        avatars.remove(key)
+        await asyncio.to_thread(avatars.remove, key)
         return {"id": key, "object": "avatar", "deleted": True}
 
     async def create(request: Request, longest: float | None) -> Video:
         wanted = await requests.read(request, requests.VideoRequest)
-        settings, speech = wanted.settings(), wanted.speech()
-        if wanted.avatar_id is not None or wanted.image_reference is None:
-            key = wanted.avatar_id or DEMO
-            avatars.get(key)
-            return await asyncio.to_thread(videos.create, lambda: avatars.reference(key), speech, settings, longest=longest)
-        picture, prepared = wanted.picture(), wanted.wanted()
-        # Examined now, so that a picture that will not do is refused at once.
-        reference = await asyncio.to_thread(avatars.prepare, picture, prepared)
-        return await asyncio.to_thread(videos.create, lambda: reference, speech, settings, longest=longest)
+        settings, with_picture = wanted.settings(), wanted.pictured()
+        key = wanted.avatar_id or DEMO
+        videos.check_room()
 
-    @app.post("/v1/videos", status_code=202, dependencies=guarded, openapi_extra=requests.VideoRequest.document())
+        def created() -> Video:
+            speech = wanted.speech()
+            if not with_picture:
+                avatars.get(key)
+                return videos.create(lambda: avatars.reference(key), speech, settings, longest=longest)
+            # Examined now, so that a picture that will not do is refused at once.
+            reference = avatars.prepare(wanted.picture(), wanted.wanted())
+            return videos.create(lambda: reference, speech, settings, longest=longest)
+
+        return await turns.take(created)
+
+    @app.post(
+        "/v1/videos", status_code=202, dependencies=guarded, openapi_extra=requests.VideoRequest.document(),
+        responses=answers(202, VIDEO, 404, 429, body=True),
+    )
     async def create_video(request: Request) -> JSONResponse:
         """Begin to make a video; ask for its status with its id."""
         return JSONResponse((await create(request, None)).body(), 202)
 
     @app.post(
         "/v1/videos/sync", dependencies=guarded, response_class=Response, openapi_extra=requests.VideoRequest.document(),
-        responses={200: {"content": {"video/mp4": {}}}},
+        responses=answers(200, None, 404, 429, body=True, media="video/mp4"),
     )
     async def create_video_now(request: Request) -> Response:
         """Make a short video and wait for it: the answer is the MP4."""
         video = await create(request, limits.sync_seconds)
         try:
-            while not video.ended.is_set():
-                if await request.is_disconnected():
-                    break
+            while not video.ended.is_set() and not await request.is_disconnected():
                 await asyncio.sleep(0.05)
-            if video.status == "failed" and video.error is not None:
-                raise Refusal(422 if video.error["code"] != "internal" else 500, video.error["code"], video.error["message"])
-            content = await asyncio.to_thread(videos.result(video.id).read_bytes)
+            return Response(await asyncio.to_thread(lambda: videos.result(video.id).read_bytes()), media_type="video/mp4")
         finally:
-            videos.remove(video.id)
-        return Response(content, media_type="video/mp4")
+            videos.discard(video)
 
-    @app.get("/v1/videos", dependencies=guarded)
+    @app.get("/v1/videos", dependencies=guarded, responses=answers(200, {"object": "list", "data": [VIDEO]}))
     async def list_videos() -> dict[str, Any]:
         """All videos that are kept, the newest first."""
         return {"object": "list", "data": [video.body() for video in videos.all()]}
 
-    @app.get("/v1/videos/{key}", dependencies=guarded)
+    @app.get("/v1/videos/{key}", dependencies=guarded, responses=answers(200, VIDEO, 404))
     async def get_video(key: str) -> dict[str, Any]:
         """Status and progress of a video."""
         return videos.get(key).body()
 
-    @app.get("/v1/videos/{key}/content", dependencies=guarded, response_class=FileResponse)
+    @app.get(
+        "/v1/videos/{key}/content", dependencies=guarded, response_class=FileResponse,
+        responses=answers(200, None, 404, 409, media="video/mp4"),
+    )
     async def get_content(key: str) -> FileResponse:
         """The MP4 of a completed video."""
         return FileResponse(videos.result(key), media_type="video/mp4", filename=f"{key}.mp4")
 
-    @app.delete("/v1/videos/{key}", dependencies=guarded)
+    @app.delete(
+        "/v1/videos/{key}", dependencies=guarded, responses=answers(200, {**VIDEO, "status": "cancelled", "deleted": True}, 404)
+    )
     async def delete_video(key: str) -> dict[str, Any]:
         """Cancel a video that is being made, or delete one that was."""
         return {**videos.remove(key).body(), "deleted": True}
 
-    @app.post("/v1/webrtc/offer", dependencies=guarded, openapi_extra=requests.OfferRequest.document())
+    @app.post(
+        "/v1/webrtc/offer", dependencies=guarded, openapi_extra=requests.OfferRequest.document(),
+        responses=answers(200, {"sdp": "v=0\r\n...", "type": "answer"}, 404, body=True),
+    )
     async def offer(request: Request) -> dict[str, str]:
         """Open a live session by WebRTC: an SDP offer in, the answer out."""
         wanted = await requests.read(request, requests.OfferRequest)
+        settings = wanted.settings()
         reference = await asyncio.to_thread(avatars.reference, wanted.avatar or DEMO)
-        return await peers.answer(Offer(sdp=wanted.sdp, type=wanted.type), reference, wanted.settings())
+        return await peers.answer(Offer(sdp=wanted.sdp, type=wanted.type), reference, settings)
 
     @app.websocket("/v1/live")
     async def live_session(socket: WebSocket) -> None:
         await socket.accept()
-        client = LiveSocket(socket, live, avatars, scheduler, limits)
+        client = LiveSocket(socket, live, avatars, scheduler, turns, limits)
         try:
             access.check(socket)
         except Refusal as refusal:

@@ -15,16 +15,16 @@ from pathlib import Path
 import cv2
 import skimage.data
 
-from vivavoce.animate import Animator
+from vivavoce.animate import SMALLEST_SIZE, Animator
 from vivavoce.apps.server.limits import Limits, Refusal, refused
 from vivavoce.latent.motion_space import Reference
 from vivavoce.latent.store import load_reference, save_reference
-from vivavoce.media.portrait import Portrait
+from vivavoce.media.portrait import Portrait, TooManyPixels
 
 DEMO = "demo"
 DEMO_SIZE = 512
 _ID = re.compile(r"[0-9a-f]{24}")
-_IN_MEMORY = 8
+_IN_MEMORY = 8  # prepared portraits; the demonstration always stays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,42 +49,49 @@ class Wanted:
 
 
 class Avatars:
-    """The registry. Methods that prepare take about a second and belong into a thread; several threads may call them."""
+    """The registry. Several threads may call its methods; `register` and `prepare` take about a second, one at a time."""
 
     def __init__(self, folder: Path, animator: Animator, limits: Limits):
         self._folder, self._animator, self._limits = folder, animator, limits
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()  # preparing is heavy: one at a time
+        for left in folder.glob("*.part"):  # by a machine that went down
+            left.unlink()
+        self._preparing = threading.RLock()
+        self._lock = threading.Lock()  # of what is in memory; held for no longer than a look
         self._loaded: OrderedDict[str, Reference] = OrderedDict()
 
-    def prepare(self, picture: bytes, wanted: Wanted, name: str = "the picture") -> Reference:
+    def prepare(self, picture: bytes, wanted: Wanted) -> Reference:
         """A picture's content made ready; Refusal where it will not do."""
-        if wanted.size is not None and wanted.size > self._limits.size:
-            most = self._limits.size
-            raise Refusal(400, "bad_size", f"a size of {wanted.size} was asked for: this server renders {most} at most")
+        most = self._limits.size
+        if wanted.size is not None and not SMALLEST_SIZE <= wanted.size <= most:
+            raise Refusal(400, "bad_size", f"a size of {wanted.size} was asked for: give {SMALLEST_SIZE} to {most} pixels")
         try:
-            portrait = Portrait.from_bytes(picture, name, wanted.face)
-            size = wanted.size or min(self._limits.size, DEMO_SIZE if wanted.crop else max(portrait.image.shape[:2]))
-            with self._lock:
+            with self._preparing:
+                portrait = Portrait.from_bytes(picture, "the picture", wanted.face)
+                size = wanted.size or min(most, DEMO_SIZE if wanted.crop else max(SMALLEST_SIZE, *portrait.image.shape[:2]))
                 return self._animator.prepare(portrait, size=size, crop=wanted.crop)
+        except TooManyPixels as error:
+            raise refused(error, "too_many_pixels", 413) from error
         except ValueError as error:
             raise refused(error, "bad_image") from error
 
     def register(self, picture: bytes, wanted: Wanted, name: str) -> Avatar:
         """Prepare a picture and keep it; the same picture asked for in the same way is the same avatar."""
         key = hashlib.sha256(picture + json.dumps(asdict(wanted)).encode()).hexdigest()[:24]
-        known = self._read(key)
-        if known is not None:
-            return known
-        if len(self.all()) > self._limits.avatars:
-            raise Refusal(507, "too_many_avatars", f"this server keeps at most {self._limits.avatars} avatars: delete one first")
-        reference = self.prepare(picture, wanted)
-        width, height = reference.size
-        avatar = Avatar(id=key, name=name[:80], width=width, height=height, created_at=int(time.time()))
-        save_reference(reference, self._folder / f"{key}.npz")
-        partial = self._folder / f"{key}.part"
-        partial.write_text(json.dumps(asdict(avatar)))
-        os.replace(partial, self._folder / f"{key}.json")  # with this file the avatar is there
+        with self._preparing:
+            known = self._read(key)
+            if known is not None:
+                return known
+            if len(self.all()) > self._limits.avatars:
+                most = self._limits.avatars
+                raise Refusal(507, "too_many_avatars", f"this server keeps at most {most} avatars: delete one first")
+            reference = self.prepare(picture, wanted)
+            width, height = reference.size
+            avatar = Avatar(id=key, name=name[:80], width=width, height=height, created_at=int(time.time()))
+            save_reference(reference, self._folder / f"{key}.npz")
+            partial = self._folder / f"{key}.part"
+            partial.write_text(json.dumps(asdict(avatar)))
+            os.replace(partial, self._folder / f"{key}.json")  # with this file the avatar is there
         self._remember(key, reference)
         return avatar
 
@@ -109,12 +116,12 @@ class Avatars:
                 return self._loaded[key]
         if key == DEMO:
             portrait = Portrait(image=skimage.data.astronaut(), name="the demonstration")
-            with self._lock:
+            with self._preparing:
                 reference = self._animator.prepare(portrait, size=min(DEMO_SIZE, self._limits.size), crop=True)
         else:
             try:
                 reference = load_reference(self._folder / f"{key}.npz")
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 self.remove(key)
                 raise Refusal(
                     404, "no_such_avatar", "this avatar was prepared by another version or is damaged: register its picture again"
@@ -140,7 +147,7 @@ class Avatars:
         with self._lock:
             self._loaded[key] = reference
             while len(self._loaded) > _IN_MEMORY:
-                self._loaded.popitem(last=False)
+                del self._loaded[next(old for old in self._loaded if old != DEMO)]
 
     def _demo(self) -> Avatar:
         side = min(DEMO_SIZE, self._limits.size)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
 from vivavoce.animate import Controls
-from vivavoce.apps.server.limits import Limits, Refusal, refused
-from vivavoce.live.stream import BufferFull, LiveStream
+from vivavoce.apps.server.limits import Limits, Refusal, from_json, refused
+from vivavoce.live.stream import BufferFull, LiveStream, Mark
 from vivavoce.media.audio import Audio, Resampler, concatenate
 from vivavoce.media.speak import speak
 
@@ -19,6 +18,7 @@ class Control:
 
     def __init__(self, stream: LiveStream, controls: Controls, limits: Limits, interrupted: Callable[[], None]):
         self._stream, self._controls, self._limits, self._interrupted = stream, controls, limits, interrupted
+        self._interruptions = 0
 
     async def obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Do it; the answer, if there is one. Refusal where it makes no sense."""
@@ -26,6 +26,7 @@ class Control:
         if kind == "end_of_segment":
             self._stream.end_segment()
         elif kind == "interrupt":
+            self._interruptions += 1
             self._stream.interrupt()
             self._interrupted()
         elif kind == "controls":
@@ -33,12 +34,18 @@ class Control:
         elif kind == "say":
             await self._say(message.get("text"), message.get("voice", "en"))
         elif kind == "ping":
+            if not isinstance(message.get("id"), str | int | float | None):
+                raise Refusal(400, "bad_message", "the 'id' of a 'ping' has to be a string or a number")
             return {"type": "pong", "id": message.get("id")}
+        elif isinstance(kind, str):
+            raise Refusal(400, "bad_message", f"there is no message of type {kind[:40]!r}: docs/protocol.md has them")
         else:
-            raise Refusal(400, "bad_message", f"there is no message of type {str(kind)[:40]!r}: docs/protocol.md has them")
+            raise Refusal(400, "bad_message", "a message has to have a 'type', a string: docs/protocol.md has them")
         return None
 
     def _control(self, values: dict[str, Any]) -> None:
+        if "blink" in values:
+            raise Refusal(400, "bad_message", "the strength of blink stays as it was when the session was opened: leave it out")
         try:
             self._controls = read_controls(values, self._controls)
         except ValueError as error:
@@ -51,8 +58,11 @@ class Control:
         most = self._limits.text_letters
         if len(text) > most:
             raise Refusal(400, "bad_text", f"the text has {len(text)} letters, at most {most} are spoken at once")
+        before = self._interruptions
         try:
             spoken = await asyncio.to_thread(spoken_at, self._stream.rate, text, voice)
+            if self._interruptions > before:
+                return
             self._stream.end_segment()
             self._stream.push(spoken)
             self._stream.end_segment()
@@ -62,15 +72,18 @@ class Control:
             raise refused(error, "bad_text") from error
 
 
+def notice(mark: Mark) -> dict[str, Any]:
+    """What a client is told of something that happens on the timeline."""
+    told = {"segment": mark.segment, "time": round(mark.seconds, 6)}
+    return {"type": "interrupted", **told} if mark.kind == "interrupted" else {"type": "segment", "state": mark.kind, **told}
+
+
 def parsed(text: str | bytes) -> dict[str, Any]:
     """A control message; Refusal where it is no JSON object."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "bad_message", "a text message is no JSON: docs/protocol.md has the messages") from error
-    if not isinstance(value, dict):
-        raise Refusal(400, "bad_message", "a text message is JSON, but no object: docs/protocol.md has the messages")
-    return value
+        return from_json(text)
+    except ValueError as error:
+        raise Refusal(400, "bad_message", f"a text message is {error}: docs/protocol.md has the messages") from error
 
 
 def read_controls(values: dict[str, Any], known: Controls) -> Controls:

@@ -7,66 +7,65 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vivavoce.animate import Animator, Controls, Settings
+from vivavoce.animate import DEFAULT_FPS, Animator, Controls, Settings
 from vivavoce.apps.server.avatars import DEMO, Avatars, Wanted
-from vivavoce.apps.server.control import Control, parsed, read_controls
+from vivavoce.apps.server.control import Control, notice, parsed, read_controls
 from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal, from_base64, refused
 from vivavoce.apps.server.media import JPEG, MP4, Encoder, FragmentedMp4, Packets, pictures_and_sound
-from vivavoce.apps.server.places import Places
+from vivavoce.apps.server.places import Places, Turns
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.feed import Feed, StreamBroken
 from vivavoce.live.scheduler import Scheduler
-from vivavoce.live.stream import BufferFull, LiveStream
+from vivavoce.live.stream import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, BufferFull, LiveStream
 from vivavoce.media.audio import Audio
 
+T = TypeVar("T")
+
 STATUS_SECONDS = 1.0
-CLOSE_CODES = {400: 4400, 401: 4401, 404: 4400, 408: 4408, 413: 4413, 429: 4429, 503: 4503}
+FIRST_MESSAGE = 28 * MEBIBYTE  # there may be a picture in it
+RATE_STEP_HZ = 25  # rates that have hardly a divisor in common with the models' would take long to begin with
+CLOSE_CODES = {400: 4400, 401: 4401, 403: 4403, 404: 4400, 408: 4408, 413: 4413, 429: 4429, 503: 4503}
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opening:
+class Opening(BaseModel):
     """What a client asks for when it opens a session: the fields of ``open``."""
 
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["open"]
     avatar: str | None = None
     image: str | None = None
     size: int | None = None
     crop: bool = True
-    audio_rate: int = 24000
-    video: str = "jpeg"
-    quality: int = 80
-    fps: float = 25.0
+    audio_rate: int = Field(24000, ge=LOWEST_RATE_HZ, le=HIGHEST_RATE_HZ, multiple_of=RATE_STEP_HZ)
+    video: Literal["jpeg", "mp4"] = "jpeg"
+    quality: int = Field(80, ge=1, le=95)
+    fps: float = DEFAULT_FPS
     seed: int = 0
-    controls: dict[str, float] = field(default_factory=dict)
+    controls: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, message: dict[str, Any]) -> Opening:
         """Refusal where a field is unknown, of the wrong type, or out of its range."""
-        given = {key: value for key, value in message.items() if key != "type" and value is not None}
-        kinds: dict[str, type | tuple[type, ...]] = {
-            "avatar": str, "image": str, "size": int, "crop": bool, "audio_rate": int, "video": str, "quality": int,
-            "fps": (int, float), "seed": int, "controls": dict,
-        }
-        for key, value in given.items():
-            kind = kinds.get(key)
-            if kind is None:
-                raise Refusal(400, "bad_open", f"'open' has no field {key[:40]!r}: it has {', '.join(kinds)}")
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise Refusal(400, "bad_open", f"the field {key!r} of 'open' is of the wrong type: docs/protocol.md has them")
-        opening = cls(**given)
-        if opening.video not in ("jpeg", "mp4"):
-            raise Refusal(400, "bad_open", f"video {opening.video[:40]!r} is not made here: ask for 'jpeg' or 'mp4'")
-        if not 1 <= opening.quality <= 95:
-            raise Refusal(400, "bad_open", f"a JPEG quality of {opening.quality} was asked for: give 1 to 95")
+        try:
+            opening = cls.model_validate({key: value for key, value in message.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = f"the field {str(first['loc'][0])[:40]!r}" if first["loc"] else "a field's name"
+            said = f"{where} of 'open' will not do, {first['msg'].lower()}: docs/protocol.md has the fields"
+            raise Refusal(400, "bad_open", said) from error
         if opening.avatar is not None and opening.image is not None:
             raise Refusal(400, "bad_open", "both 'avatar' and 'image' were given: give one of them")
+        if opening.image is None and opening.model_fields_set & {"size", "crop"}:
+            raise Refusal(400, "bad_open", "'size' and 'crop' are for an 'image': a registered avatar has its size")
         return opening
 
     def settings(self) -> Settings:
@@ -80,9 +79,11 @@ class Opening:
 class LiveSocket:
     """One client. `serve` returns when it has gone."""
 
-    def __init__(self, socket: WebSocket, animator: Animator, avatars: Avatars, scheduler: Scheduler, limits: Limits):
+    def __init__(
+        self, socket: WebSocket, animator: Animator, avatars: Avatars, scheduler: Scheduler, turns: Turns, limits: Limits
+    ):
         self._socket, self._animator, self._avatars = socket, animator, avatars
-        self._scheduler, self._limits = scheduler, limits
+        self._scheduler, self._turns, self._limits = scheduler, turns, limits
         self._sending = asyncio.Lock()
         self._odd = b""  # half a sample that waits for its other half
         self._errors = 0
@@ -92,19 +93,22 @@ class LiveSocket:
         try:
             with places:
                 opening = await self._opening()
-                reference = await self._reference(opening)
-                await self._run(opening, reference)
+                settings, reference = opening.settings(), await self._reference(opening)
+                opening = opening.model_copy(update={"image": None})  # megabytes that nobody needs any more
+                await self._run(opening, settings, reference)
+            await self._put(self._socket.close)
         except Refusal as refusal:
             await self.refuse(refusal)
-        except StreamBroken as error:
-            await self.refuse(Refusal(500, "internal", str(error)))
         except WebSocketDisconnect:
-            pass
+            log.debug("a client has gone")
+        except Exception:
+            log.exception("a live session broke")
+            await self.refuse(Refusal(500, "internal", "the session broke by a mistake of the server: its log has it"))
 
     async def _opening(self) -> Opening:
         try:
             async with asyncio.timeout(self._limits.open_seconds):
-                message = await self._receive(28 * MEBIBYTE)
+                message = await self._receive(FIRST_MESSAGE)
         except TimeoutError:
             raise Refusal(408, "timeout", f"no 'open' came within {self._limits.open_seconds:g} seconds: send it first") from None
         if not isinstance(message, dict) or message.get("type") != "open":
@@ -114,21 +118,19 @@ class LiveSocket:
     async def _reference(self, opening: Opening) -> Reference:
         if opening.image is None:
             return await asyncio.to_thread(self._avatars.reference, opening.avatar or DEMO)
-        try:
-            picture = from_base64(opening.image)
-        except ValueError as error:
-            raise Refusal(400, "bad_image", "the field 'image' is no base64: encode the picture's file") from error
-        wanted = Wanted(size=opening.size, crop=opening.crop)
-        return await asyncio.to_thread(self._avatars.prepare, picture, wanted)
+        image, wanted = opening.image, Wanted(size=opening.size, crop=opening.crop)
 
-    async def _run(self, opening: Opening, reference: Reference) -> None:
-        settings = opening.settings()
-        try:
-            stream = LiveStream(
-                self._animator, reference, settings, rate=opening.audio_rate, longest=self._limits.buffered_seconds
-            )
-        except ValueError as error:
-            raise refused(error, "bad_open") from error
+        def prepared() -> Reference:
+            try:
+                picture = from_base64(image)
+            except ValueError as error:
+                raise Refusal(400, "bad_image", "the field 'image' is no base64: encode the picture's file") from error
+            return self._avatars.prepare(picture, wanted)
+
+        return await self._turns.take(prepared)
+
+    async def _run(self, opening: Opening, settings: Settings, reference: Reference) -> None:
+        stream = LiveStream(self._animator, reference, settings, rate=opening.audio_rate, longest=self._limits.buffered_seconds)
         mp4 = opening.video == "mp4"
         encode: Encoder = (
             FragmentedMp4(stream.size, stream.fps, stream.rate) if mp4 else pictures_and_sound(opening.quality)
@@ -142,6 +144,9 @@ class LiveSocket:
         try:
             control = Control(stream, settings.controls, self._limits, feed.clear)
             await self._until_one_ends(self._frames_out(feed), self._status_out(feed), self._messages_in(stream, control))
+        except StreamBroken as error:
+            slow = mp4 and feed.dropped
+            raise Refusal(408 if slow else 500, "too_slow" if slow else "internal", str(error)) from error
         finally:
             await feed.close()
 
@@ -165,11 +170,7 @@ class LiveSocket:
     async def _frames_out(self, feed: Feed[Packets]) -> None:
         async for packets in feed:
             for mark in packets.marks:
-                told = {"segment": mark.segment, "time": round(mark.seconds, 6)}
-                if mark.kind == "interrupted":
-                    await self._send({"type": "interrupted", **told})
-                else:
-                    await self._send({"type": "segment", "state": mark.kind, **told})
+                await self._send(notice(mark))
             for message in packets.messages:
                 await self._put(partial(self._socket.send_bytes, message))
 
@@ -183,30 +184,41 @@ class LiveSocket:
             })
 
     async def _messages_in(self, stream: LiveStream, control: Control) -> None:
-        while True:
-            try:
-                message = await self._receive(int(self._limits.message_mib * MEBIBYTE))
-                if isinstance(message, bytes):
-                    self._hear(stream, message)
-                elif message.get("type") == "close":
+        saying: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))  # a text that becomes speech
+        try:
+            while True:
+                message = await self._heed(self._receive(int(self._limits.message_mib * MEBIBYTE)))
+                kind = message.get("type") if isinstance(message, dict) else None
+                if kind == "close":
                     return
-                else:
-                    if message.get("type") in ("end_of_segment", "interrupt"):
-                        self._odd = b""
-                    answer = await control.obey(message)
-                    if answer is not None:
-                        await self._send(answer)
-            except Refusal as refusal:
-                if refusal.status in CLOSE_CODES and refusal.status != 400:
-                    raise
-                self._errors += refusal.code != "buffer_full"
-                if self._errors > self._limits.errors:
-                    raise Refusal(
-                        429, "too_many_errors", f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
-                    ) from refusal
-                await self._send({"type": "error", **refusal.body()["error"]})
+                if isinstance(message, bytes) or kind in ("say", "end_of_segment"):
+                    await saying  # what was said comes first; an interruption need not wait
+                if isinstance(message, bytes):
+                    await self._heed(self._hear(stream, message))
+                elif message is not None and kind == "say":
+                    saying = asyncio.ensure_future(self._heed(self._obey(control, message)))
+                elif message is not None:
+                    await self._heed(self._obey(control, message))
+                await asyncio.sleep(0)  # others have their turn even if this client floods us
+        finally:
+            saying.cancel()
+            await asyncio.gather(saying, return_exceptions=True)
 
-    def _hear(self, stream: LiveStream, message: bytes) -> None:
+    async def _heed(self, doing: Awaitable[T]) -> T | None:
+        """What it gives; None where it makes no sense, of which the client is told, until that was too often."""
+        try:
+            return await doing
+        except Refusal as refusal:
+            if refusal.status != 400:
+                raise
+            self._errors += refusal.code != "buffer_full"
+            if self._errors > self._limits.errors:
+                said = f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
+                raise Refusal(429, "too_many_errors", said) from refusal
+            await self._send({"type": "error", **refusal.body()["error"]})
+            return None
+
+    async def _hear(self, stream: LiveStream, message: bytes) -> None:
         data = self._odd + message
         whole = len(data) - len(data) % 2
         try:
@@ -214,6 +226,13 @@ class LiveSocket:
         except BufferFull as error:
             raise refused(error, "buffer_full") from error
         self._odd = data[whole:]
+
+    async def _obey(self, control: Control, message: dict[str, Any]) -> None:
+        if message.get("type") in ("say", "end_of_segment", "interrupt"):
+            self._odd = b""
+        answer = await control.obey(message)
+        if answer is not None:
+            await self._send(answer)
 
     async def _receive(self, longest: int) -> bytes | dict[str, Any]:
         """The next message; Refusal where it is too long or no JSON object."""
@@ -246,7 +265,6 @@ class LiveSocket:
         code = CLOSE_CODES.get(refusal.status, 4500)
         try:
             await self._send({"type": "error", **refusal.body()["error"]})
-            await self._socket.close(code, refusal.code)
-        except (WebSocketDisconnect, RuntimeError):
+            await self._put(partial(self._socket.close, code, refusal.code))
+        except WebSocketDisconnect:
             log.debug("a client had gone before it could be told %s", refusal.code)
-

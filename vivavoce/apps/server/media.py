@@ -17,7 +17,8 @@ from av.video.stream import VideoStream
 
 from vivavoce.latent.space import Frame
 from vivavoce.live.stream import LiveFrame, Mark
-from vivavoce.media.audio import Audio
+from vivavoce.media.audio import Audio, Resampler
+from vivavoce.media.soundtrack import aac_rate
 
 PICTURE, SOUND, PIECE = 1, 2, 3  # kinds of packets
 SPEECH, LEFT_OUT = 1, 2  # flags
@@ -85,7 +86,8 @@ class FragmentedMp4:
     """Frames to an endless MP4 of a fragment for each: H.264 and AAC, for MediaSource. One per client."""
 
     def __init__(self, size: tuple[int, int], fps: float, rate: int):
-        self._pipe, self._rate = _Pipe(), rate
+        self._pipe, self._rate = _Pipe(), aac_rate(rate)
+        self._resampler = Resampler(rate, self._rate)
         options = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
         self._container = av.open(self._pipe, "w", format="mp4", options=options)
         self._fps = Fraction(fps).limit_denominator(1001)
@@ -97,7 +99,7 @@ class FragmentedMp4:
         video.options = {
             "preset": "ultrafast", "tune": "zerolatency", "profile": "baseline", "crf": "21", "g": str(round(2 * fps)),
         }
-        sound = self._container.add_stream("aac", rate=rate)
+        sound = self._container.add_stream("aac", rate=self._rate)
         assert isinstance(sound, AudioStream)
         sound.layout = "mono"
         self._video, self._sound = video, sound
@@ -108,7 +110,7 @@ class FragmentedMp4:
         picture = VideoFrame.from_ndarray(live.picture[: self._video.height, : self._video.width], format="rgb24")
         picture.pts, picture.time_base = round(live.seconds * 90000), Fraction(1, 90000)
         self._container.mux(self._video.encode(picture))
-        self._waiting = np.concatenate([self._waiting, live.sound.samples[0].numpy()])
+        self._waiting = np.concatenate([self._waiting, self._resampler.push(live.sound).samples[0].numpy()])
         while len(self._waiting) >= _AAC_FRAME:
             part, self._waiting = self._waiting[:_AAC_FRAME], self._waiting[_AAC_FRAME:]
             frame = AudioFrame.from_ndarray(np.ascontiguousarray(part[None]), format="fltp", layout="mono")

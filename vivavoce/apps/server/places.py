@@ -1,8 +1,14 @@
-"""Places for live sessions: as many as the limits allow, whatever they come by."""
+"""Places for live sessions, and turns for the heavy work of requests: as many as the limits allow, whoever asks."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
 from vivavoce.apps.server.limits import Refusal
+
+T = TypeVar("T")
 
 
 class Places:
@@ -19,3 +25,23 @@ class Places:
 
     def __exit__(self, *error: object) -> None:
         self.taken -= 1
+
+
+class Turns:
+    """Work of seconds that requests ask for: done in a thread, one after the other, so that nothing else runs out of threads,
+    memory or time. Used on one event loop."""
+
+    def __init__(self, most: int):
+        """``most``: how many may wait."""
+        self._most, self._waiting, self._one = most, 0, asyncio.Lock()
+
+    async def take(self, work: Callable[[], T]) -> T:
+        """What the work gives, when its turn has come; Refusal where too many wait."""
+        if self._waiting > self._most:
+            raise Refusal(503, "busy", f"{self._most} requests wait for their turn, more are not allowed: try again later")
+        self._waiting += 1
+        try:
+            async with self._one:
+                return await asyncio.to_thread(work)
+        finally:
+            self._waiting -= 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+import asyncio
+import sys
+from typing import Any, ClassVar, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from vivavoce.animate import DEFAULT_FPS, Controls, Settings
-from vivavoce.apps.server.avatars import Wanted
-from vivavoce.apps.server.limits import Refusal, from_base64, refused
+from vivavoce.apps.server.avatars import DEMO, Wanted
+from vivavoce.apps.server.limits import Refusal, from_base64, from_json, refused
 from vivavoce.apps.server.videos import Speech
 
 R = TypeVar("R", bound="Body")
 
 _FILES = ("image_reference", "audio_reference")
+_MOST_FILES, _MOST_FIELDS = 4, 40
 
 
 class Body(BaseModel):
@@ -25,18 +28,30 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
+    examples: ClassVar[dict[str, dict[str, Any]]]
+    """Bodies that may be sent, by what they are for; "<file>" stands for a file's content, or its base64."""
+
     @classmethod
     def document(cls) -> dict[str, Any]:
         """What OpenAPI says of the body."""
         schema = cls.model_json_schema()
-        form = {**schema, "properties": {
-            name: {**about, "type": "string", "format": "binary"} if name in _FILES else about
-            for name, about in schema["properties"].items()
-        }}
-        content = {"application/json": {"schema": schema}}
+        shown = {name: {"summary": name, "value": value} for name, value in cls.examples.items()}
+        encoded = _with_files(schema, "base64, or a data URL")
+        content: dict[str, Any] = {"application/json": {"schema": encoded, "examples": shown}}
         if any(name in schema["properties"] for name in _FILES):
-            content = {"multipart/form-data": {"schema": form}, **content}
+            form = _with_files(schema, "a file, or base64", format="binary")
+            content = {"multipart/form-data": {"schema": form, "examples": shown}, **content}
         return {"requestBody": {"required": True, "content": content}}
+
+
+def _with_files(schema: dict[str, Any], how: str, **kind: str) -> dict[str, Any]:
+    """The schema of a body whose files come like this."""
+    properties = dict(schema["properties"])
+    for name in _FILES:
+        if name in properties:
+            about = {key: value for key, value in properties[name].items() if key not in ("anyOf", "default")}
+            properties[name] = {**about, "type": "string", "description": f"{about['description']} As {how}.", **kind}
+    return {**schema, "properties": properties}
 
 
 class Moving(Body):
@@ -77,16 +92,33 @@ class Pictured(Body):
 class AvatarRequest(Pictured):
     """A portrait to be registered."""
 
+    examples = {
+        "a portrait": {"image_reference": "<file>", "name": "Ada"},
+        "a small picture as it is": {"image_reference": "<file>", "size": 256, "crop": False},
+    }
+
     name: str | None = Field(None, description="What to call it in lists.", max_length=200, examples=["Ada"])
 
 
 class VideoRequest(Pictured, Moving):
     """A portrait and speech. Without image_reference and avatar_id the demonstration speaks."""
 
+    examples = {
+        "a picture and a recording": {"image_reference": "<file>", "audio_reference": "<file>"},
+        "a registered portrait and words": {"avatar_id": DEMO, "text": "Hello! How are you?", "voice": "en"},
+        "lively, at thirty frames": {"image_reference": "<file>", "text": "Good morning!", "fps": 30, "expression": 1.5},
+    }
+
     avatar_id: str | None = Field(None, description="A registered portrait, instead of image_reference.", examples=["demo"])
     audio_reference: bytes | str | None = Field(None, description="The speech: any sound file, or a video with sound.")
     text: str | None = Field(None, description="Words to speak with eSpeak NG, instead of audio_reference.", examples=["Hello!"])
     voice: str = Field("en", description="eSpeak NG's voice for text.", max_length=40)
+
+    def pictured(self) -> bool:
+        """Whether it brings a picture of its own; Refusal where it has a registered portrait too."""
+        if self.avatar_id is not None and self.image_reference is not None:
+            raise Refusal(400, "bad_request", "both avatar_id and image_reference were given: give one of them")
+        return self.image_reference is not None
 
     def speech(self) -> Speech:
         """Refusal unless it is one of the two."""
@@ -99,6 +131,8 @@ class VideoRequest(Pictured, Moving):
 class OfferRequest(Moving):
     """A WebRTC offer."""
 
+    examples = {"a browser's": {"sdp": "v=0\r\n...", "avatar": DEMO}}
+
     sdp: str = Field(description="The session description of the client.", max_length=200_000)
     type: Literal["offer"] = "offer"
     avatar: str | None = Field(None, description="A registered portrait; without it, the demonstration.", examples=["demo"])
@@ -106,35 +140,61 @@ class OfferRequest(Moving):
 
 async def read(request: Request, kind: type[R]) -> R:
     """The body as fields; Refusal where it is neither a form nor JSON, or a field is unknown or will not do."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    values: Any
-    if media == "multipart/form-data":
-        values = await _form(request)
-    elif media == "application/json":
-        try:
-            values = await request.json()
-        except (ValueError, RecursionError) as error:
-            raise Refusal(400, "bad_json", "the request's body is no JSON: send an object with the fields of /docs") from error
-    else:
-        raise Refusal(415, "bad_media_type", "send multipart/form-data, or application/json with files in base64")
-    if not isinstance(values, dict):
-        raise Refusal(400, "bad_json", "the request's body is JSON, but no object: send the fields of /docs")
+    media, about = parse_options_header(request.headers.get("content-type", ""))
+    if media == b"multipart/form-data":
+        # Other alphabets' decoders may take hours.
+        if about.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+            raise Refusal(415, "bad_media_type", "forms are read as UTF-8 only: leave the charset out")
+        return _checked(await _form(request), kind)
+    if media == b"application/json":
+        body = await request.body()
+        return await asyncio.to_thread(lambda: _checked(_from_json(body), kind))
+    raise Refusal(415, "bad_media_type", "send multipart/form-data, or application/json with files in base64")
+
+
+def _checked(values: dict[str, Any], kind: type[R]) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"][:1]) or "body"
-        raise Refusal(422, "bad_field", f"the field {where}: {first['msg'].lower()}; /docs has all fields") from error
+        where = f"the field {str(first['loc'][0])[:40]!r}" if first["loc"] else "a field's name"
+        raise Refusal(422, "bad_field", f"{where} will not do, {first['msg'].lower()}: /docs has all fields") from error
+
+
+def _from_json(body: bytes) -> dict[str, Any]:
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise Refusal(400, "bad_json", f"the request's body is {error}: send an object with the fields of /docs") from error
+
+
+class _Form(MultiPartParser):
+    """A form of which we know whether it came to its end."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def _form(request: Request) -> dict[str, Any]:
+    # A part may be as large as the body, which is limited already.
+    parser = _Form(request.headers, request.stream(), max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=sys.maxsize)
     try:
-        async with request.form(max_files=4, max_fields=40, max_part_size=2**20) as form:
-            return {
-                name[:100]: await value.read() if isinstance(value, UploadFile) else value for name, value in form.multi_items()
-            }
-    except (HTTPException, MultiPartException, ValueError) as error:
-        raise Refusal(400, "bad_form", "the request's body is no whole form: send multipart/form-data") from error
+        form = await parser.parse()
+    except (MultiPartException, ValueError) as error:
+        raise Refusal(400, "bad_form", "the request's body is no form that can be read: send multipart/form-data") from error
+    values: dict[str, Any] = {}
+    try:
+        for name, value in form.multi_items():
+            if name in values:
+                raise Refusal(400, "bad_form", f"the field {name[:40]!r} came more than once: send it once")
+            values[name] = await value.read() if isinstance(value, UploadFile) else value
+    finally:
+        await form.close()
+    if not parser.ended:
+        raise Refusal(400, "bad_form", "the request's body breaks off before the form's end: send all of it")
+    return values
 
 
 def _file(value: bytes | str | None, name: str) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,16 @@ from vivavoce.animate import Animator, Settings
 from vivavoce.apps.server.limits import Limits, Refusal, refused
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.scheduler import Scheduler, Task
-from vivavoce.media.audio import Audio, probe_audio, read_audio
+from vivavoce.media.audio import SILENCE_PEAK, Audio, Resampler, read_audio
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 MODEL = "vivavoce"
+STEP_SECONDS = 0.2  # of sound are heard at a time, so that no step of a job takes long
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -68,29 +73,33 @@ class Videos:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more
             left.unlink()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._videos: OrderedDict[str, Video] = OrderedDict()
+
+    def check_room(self) -> None:
+        """Refusal where too many jobs wait already."""
+        most = self._limits.queue
+        if self.unfinished() >= most:
+            raise Refusal(429, "queue_full", f"{most} videos wait or are being made, more are not allowed: try again later")
 
     def create(
         self, reference: Callable[[], Reference], speech: Speech, settings: Settings, *, longest: float | None = None
     ) -> Video:
-        """A job that waits for its turn. Refusal where the speech will not do, or too many wait already."""
+        """A job that waits for its turn. ``longest``: seconds of speech. Refusal where that will not do, or too many wait."""
         key = secrets.token_hex(12)
         sound = self._folder / f"{key}.sound"
         try:
             seconds, source = self._open(speech, sound, longest or self._limits.audio_seconds)
             video = Video(id=f"video_{key}", seconds=seconds, created_at=int(time.time()))
             with self._lock:
-                if sum(not v.ended.is_set() for v in self._videos.values()) >= self._limits.queue:
-                    raise Refusal(429, "queue_full", f"{self._limits.queue} videos wait already: try again when some are done")
+                self.check_room()
                 self._videos[video.id] = video
                 self._forget()
+                video.task = self._scheduler.background(self._make(video, reference, source, settings))
         except BaseException:
             sound.unlink(missing_ok=True)
             raise
-        task = self._scheduler.background(self._make(video, reference, source, sound, settings))
-        video.task = task
-        task.done.add_done_callback(lambda done: self._end(video, done.exception(), sound))
+        video.task.done.add_done_callback(lambda done: self._end(video, done.exception(), sound))
         return video
 
     def get(self, key: str) -> Video:
@@ -106,8 +115,10 @@ class Videos:
             return list(reversed(self._videos.values()))
 
     def result(self, key: str) -> Path:
-        """The file; Refusal where it is not there."""
+        """The file; Refusal where it is not there, or will not be."""
         video = self.get(key)
+        if video.error is not None:
+            raise Refusal(500 if video.error["code"] == "internal" else 422, **video.error)
         if video.status != "completed":
             raise Refusal(409, "not_ready", f"the video is {video.status}: its content is there once it is completed")
         return self._file(video)
@@ -115,18 +126,23 @@ class Videos:
     def remove(self, key: str) -> Video:
         """Stop the job, if it is not over, and delete what it made."""
         video = self.get(key)
+        self.discard(video)
+        return video
+
+    def discard(self, video: Video) -> None:
+        """`remove` it, if it is still there."""
         with self._lock:
-            self._videos.pop(key, None)
+            self._videos.pop(video.id, None)
         if video.task is not None:
             video.task.cancel()
         if not video.ended.is_set():
             video.status = "cancelled"
         self._file(video).unlink(missing_ok=True)
-        return video
 
     def unfinished(self) -> int:
         """Jobs that wait or are being made."""
-        return sum(not video.ended.is_set() for video in self.all())
+        with self._lock:
+            return sum(not video.ended.is_set() for video in self._videos.values())
 
     def _file(self, video: Video) -> Path:
         return self._folder / f"{video.id}.mp4"
@@ -140,27 +156,27 @@ class Videos:
 
     def _open(self, speech: Speech, file: Path, longest: float) -> tuple[float, Audio | Path]:
         """How long the speech is, and where it comes from."""
-        if (speech.sound is None) == (speech.text is None):
-            raise Refusal(400, "bad_request", "give either audio_reference (a sound file) or text, not both and not neither")
         source: Audio | Path
+        if speech.text is not None:
+            if len(speech.text) > self._limits.text_letters:
+                most = self._limits.text_letters
+                letters = f"{len(speech.text)} letters, at most {most} are spoken"
+                raise Refusal(413, "too_long", f"the text has {letters}: send it in parts")
+            try:
+                source = speak(speech.text, speech.voice)
+            except ValueError as error:
+                raise refused(error, "bad_text") from error
+        else:
+            assert speech.sound is not None
+            file.write_bytes(speech.sound)
+            source = file
         try:
-            if speech.text is not None:
-                if len(speech.text) > self._limits.text_letters:
-                    letters = f"{len(speech.text)} letters, at most {self._limits.text_letters} are spoken"
-                    raise Refusal(413, "too_long", f"the text has {letters}: send it in parts")
-                spoken = speak(speech.text, speech.voice)
-                seconds, source = spoken.duration, spoken
-            else:
-                file.write_bytes(speech.sound or b"")
-                seconds, source = probe_audio(file).duration_seconds, file
+            return _seconds(source, longest), source
         except (ValueError, OSError) as error:
             raise Refusal(400, "bad_audio", " ".join(str(error).replace(str(file), "the sound").split())) from error
-        if seconds > longest:
-            raise Refusal(413, "too_long", f"the speech lasts {seconds:.1f} seconds, at most {longest:g} are served here")
-        return seconds, source
 
     def _make(
-        self, video: Video, reference: Callable[[], Reference], source: Audio | Path, sound: Path, settings: Settings
+        self, video: Video, reference: Callable[[], Reference], source: Audio | Path, settings: Settings
     ) -> Generator[None, None, None]:
         """The job, a frame at a time."""
         video.status = "in_progress"
@@ -172,10 +188,9 @@ class Videos:
             prepared, fps=settings.fps, seed=settings.seed, steps=settings.steps, guidance=settings.guidance,
             controls=settings.controls,
         )
-        blocks = [source] if isinstance(source, Audio) else read_audio(sound)
         total = max(1, round(video.seconds * settings.fps))
         with VideoWriter(self._file(video), fps=settings.fps, size=prepared.size, sound=source, overwrite=True) as writer:
-            for done, frame in enumerate(session.speak(blocks), 1):
+            for done, frame in enumerate(session.speak(_blocks(source)), 1):
                 writer.write(frame)
                 video.progress = min(99, 100 * done // total)
                 yield
@@ -188,18 +203,44 @@ class Videos:
         elif isinstance(error, CancelledError):
             video.status = "cancelled"
         else:
-            said = _explained(error, sound)
-            video.status, video.error = "failed", said.body()["error"]
+            said = self._explained(video, error, sound)
+            video.status, video.error = "failed", {"code": said.code, "message": said.message}
         video.completed_at = int(time.time())
         video.ended.set()
         with self._lock:
             if video.id not in self._videos:  # it was deleted meanwhile
                 self._file(video).unlink(missing_ok=True)
 
+    def _explained(self, video: Video, error: BaseException, sound: Path) -> Refusal:
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, ValueError):
+            said = str(error).replace(str(sound), "the sound").replace(str(self._file(video)), "the video")
+            return refused(ValueError(said), "bad_input")
+        log.error("a video could not be made", exc_info=error)
+        return Refusal(500, "internal", "the video could not be made by a mistake of the server: its log has it")
 
-def _explained(error: BaseException, sound: Path) -> Refusal:
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, ValueError | OSError):
-        return refused(ValueError(str(error).replace(str(sound), "the sound")), "bad_input")
-    return Refusal(500, "internal", "the video could not be made by a mistake of the server: its log has it")
+
+def _blocks(source: Audio | Path) -> Iterator[Audio]:
+    """The sound, a little at a time."""
+    if isinstance(source, Path):
+        yield from read_audio(source, STEP_SECONDS)
+        return
+    for part in source.samples.split(round(STEP_SECONDS * source.rate), dim=1):
+        yield Audio(samples=part, rate=source.rate)
+
+
+def _seconds(source: Audio | Path, longest: float) -> float:
+    """How long the sound is. Refusal where it is too long, of which no more is decoded than that; ValueError where it is silent
+    or its rate is out of the ordinary."""
+    seconds, peak = 0.0, 0.0
+    for block in _blocks(source):
+        if not seconds:
+            Resampler(block.rate, SAMPLE_RATE_HZ)
+        seconds, peak = seconds + block.duration, max(peak, float(block.samples.abs().max()))
+        if seconds > longest:
+            said = f"the speech lasts more than {longest:g} seconds, which is the most here: send it in parts"
+            raise Refusal(413, "too_long", said)
+    if peak < SILENCE_PEAK:
+        raise ValueError("the sound is silent: give a recording of speech")
+    return seconds

@@ -5,33 +5,44 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
+from collections import Counter, deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
-from aiortc import MediaStreamTrack, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription, RTCTransportStats
 from aiortc.mediastreams import MediaStreamError
+from aiortc.sdp import SessionDescription
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.video.frame import VideoFrame
+from jaxtyping import Int16
 
 from vivavoce.animate import Animator, Settings
-from vivavoce.apps.server.control import Control, parsed
-from vivavoce.apps.server.limits import Limits, Refusal
+from vivavoce.apps.server.control import Control, notice, parsed
+from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal
 from vivavoce.apps.server.media import pcm16
 from vivavoce.apps.server.places import Places
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.feed import Feed, StreamBroken
 from vivavoce.live.scheduler import Scheduler
-from vivavoce.live.stream import BufferFull, LiveFrame, LiveStream
-from vivavoce.media.audio import Audio
+from vivavoce.live.stream import BufferFull, LiveFrame, LiveStream, Mark
+from vivavoce.media.audio import SILENCE_PEAK, Audio
 
 RATE_HZ = 48000  # what Opus works at
+HUSH_SECONDS = 0.5  # of silence end a segment of what a client's track says
+LAG_SECONDS = 1.0  # of a client's track may wait; what comes while so much waits is left out
+STEADY_SECONDS = 0.04  # after it was due a frame is sent, so that one that took longer is not late
+LATE_SECONDS = 0.3  # sound may be late; later sound is left out
+FIRST_SECONDS = 1.0  # of a stream may be left out until its frames are in time
 _PART = RATE_HZ // 50  # samples of a packet
 _CLOCK = Fraction(1, 90000)
-_WAITING = 50  # packets that may wait for a track that nobody fetches
+_WAITING = 50  # frames that may wait for a track that nobody fetches
+_MESSAGES = 100  # control messages that may wait
 
 log = logging.getLogger(__name__)
 
@@ -44,35 +55,109 @@ class Offer:
     type: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Media:
+    """A frame as the tracks take it; times in the stream's clock. ``seconds``: at which its picture is shown."""
+
+    seconds: float
+    picture: VideoFrame
+    sounds: tuple[AudioFrame, ...]
+    marks: tuple[Mark, ...]
+
+
+class _Packer:
+    """Frames of a stream, all of them in order, to pictures and packets of sound."""
+
+    def __init__(self) -> None:
+        self._rest, self._sent = np.zeros(0, np.int16), 0
+
+    def __call__(self, live: LiveFrame) -> _Media:
+        height, width = (side - side % 2 for side in live.picture.shape[:2])  # halved colour wants even sides
+        rgb = VideoFrame.from_ndarray(np.ascontiguousarray(live.picture[:height, :width]), format="rgb24")
+        picture = rgb.reformat(format="yuv420p")
+        picture.pts, picture.time_base = round(live.seconds / _CLOCK), _CLOCK
+        return _Media(seconds=live.seconds, picture=picture, sounds=tuple(self._packets(pcm16(live.sound))), marks=live.marks)
+
+    def _packets(self, samples: Int16[np.ndarray, " n"]) -> list[AudioFrame]:
+        whole, packets = np.concatenate([self._rest, samples]), []
+        while len(whole) >= _PART:
+            packet = AudioFrame.from_ndarray(np.ascontiguousarray(whole[None, :_PART]), format="s16", layout="mono")
+            packet.sample_rate, packet.pts, packet.time_base = RATE_HZ, self._sent, Fraction(1, RATE_HZ)
+            self._sent += _PART
+            packets.append(packet)
+            whole = whole[_PART:]
+        self._rest = whole
+        return packets
+
+
 class _Track(MediaStreamTrack):
-    """A track whose frames are put into it; the oldest go where nobody fetches them."""
+    """A track that gives out what is put into it when it is due, or so many seconds late; what is later is left out.
 
-    def __init__(self, kind: str):
+    ``late`` is 0 for pictures, so that an encoder that is too slow does not fall behind the sound. Sound may be late, but not for
+    long: a receiver would play all that follows as late.
+    """
+
+    def __init__(self, kind: str, late: float):
         super().__init__()
-        self.kind = kind
-        self._frames: asyncio.Queue[AudioFrame | VideoFrame | None] = asyncio.Queue(_WAITING)
+        self.kind, self._late = kind, late
+        self._frames: deque[tuple[float, AudioFrame | VideoFrame]] = deque(maxlen=_WAITING)
+        self._news = asyncio.Event()
 
-    def put(self, frame: AudioFrame | VideoFrame) -> None:
-        if self._frames.full():
-            self._frames.get_nowait()
-        self._frames.put_nowait(frame)
+    def put(self, frame: AudioFrame | VideoFrame, due: float) -> None:
+        """``due``: time of the monotonic clock."""
+        self._frames.append((due, frame))
+        self._news.set()
 
     def clear(self) -> None:
-        while not self._frames.empty():
-            self._frames.get_nowait()
+        self._frames.clear()
 
     async def recv(self) -> AudioFrame | VideoFrame:
-        if self.readyState != "live":
-            raise MediaStreamError
-        frame = await self._frames.get()
-        if frame is None:
-            raise MediaStreamError
-        return frame
+        while self.readyState == "live":
+            now = time.monotonic()
+            if not self._frames:
+                self._news.clear()
+                await self._news.wait()
+            elif (wait := self._frames[0][0] - now) > 0:
+                await asyncio.sleep(wait)
+            else:
+                while len(self._frames) > 1 and self._frames[1][0] <= now - self._late:
+                    self._frames.popleft()
+                return self._frames.popleft()[1]
+        raise MediaStreamError
 
     def stop(self) -> None:
         super().stop()
-        self.clear()
-        self._frames.put_nowait(None)
+        self._news.set()
+
+
+class Ear:
+    """What a client's track says, as speech for a stream.
+
+    A track sends silence too, and what its network delays would be late for ever. So a pause ends the segment and is not
+    pushed, which makes up for the delay; and what comes while more than LAG_SECONDS wait is left out.
+    """
+
+    def __init__(self, stream: LiveStream):
+        self._stream, self._quiet = stream, RATE_HZ
+
+    def hear(self, samples: Int16[np.ndarray, " n"]) -> None:
+        """The next of the track, a packet at a time."""
+        sound = samples.astype(np.float32) / 32768
+        loud = np.flatnonzero(np.abs(sound) > SILENCE_PEAK)
+        self._quiet = len(sound) - 1 - int(loud[-1]) if len(loud) else self._quiet + len(sound)
+        if self._quiet - len(sound) >= HUSH_SECONDS * RATE_HZ:
+            return
+        if self._stream.buffered_seconds < LAG_SECONDS:
+            try:
+                self._stream.push(Audio(samples=torch.from_numpy(sound)[None], rate=RATE_HZ))
+            except BufferFull as error:
+                log.debug("a WebRTC track was not heard: %s", error)
+        if self._quiet >= HUSH_SECONDS * RATE_HZ:
+            self.end()
+
+    def end(self) -> None:
+        """There is no more."""
+        self._stream.end_segment()
 
 
 class Peers:
@@ -80,7 +165,7 @@ class Peers:
 
     def __init__(self, animator: Animator, scheduler: Scheduler, places: Places, limits: Limits):
         self._animator, self._scheduler, self._places, self._limits = animator, scheduler, places, limits
-        self._open: set[_Peer] = set()
+        self._open: dict[asyncio.Task[None], _Peer] = {}
 
     async def answer(self, offer: Offer, reference: Reference, settings: Settings) -> dict[str, str]:
         """Open a session; the description to answer with. Refusal where the offer makes no sense or no place is left."""
@@ -90,149 +175,201 @@ class Peers:
             peer = _Peer(stream, settings, self._limits)
             try:
                 answer = await peer.answer(offer)
-            except Exception as error:
+            except BaseException:
                 await peer.connection.close()
-                said = "the offer is no session description that can be answered: send the browser's own"
-                raise Refusal(400, "bad_offer", said) from error
-            keep = undo.pop_all()
-        self._open.add(peer)
+                raise
+            undo.pop_all()
         task = asyncio.create_task(peer.run(self._scheduler))
-        peer.task = task
-
-        def over(_: asyncio.Task[None]) -> None:
-            self._open.discard(peer)
-            keep.close()
-
-        task.add_done_callback(over)
+        self._open[task] = peer
+        task.add_done_callback(self._over)
         return answer
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        del self._open[task]
+        self._places.__exit__()
 
     async def close(self) -> None:
         """End all sessions."""
-        tasks = [peer.task for peer in self._open if peer.task is not None]
-        for peer in list(self._open):
-            peer.ended.set()
+        tasks = list(self._open)
+        for peer in self._open.values():
+            peer.end()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Peer:
+    """One client: its connection, and the stream that it sees and hears."""
+
     def __init__(self, stream: LiveStream, settings: Settings, limits: Limits):
-        self.stream, self._limits = stream, limits
-        self.connection, self.ended = RTCPeerConnection(), asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self._control = Control(stream, settings.controls, limits, self._forget)
-        self._video, self._audio = _Track("video"), _Track("audio")
-        self._sound, self._sent = np.zeros(0, np.int16), 0
+        self._stream, self._limits = stream, limits
+        # No servers: candidates are this machine's own addresses, and nobody else is asked for others.
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._connected, self._ended = asyncio.Event(), asyncio.Event()
+        self._video, self._audio = _Track("video", 0.0), _Track("audio", LATE_SECONDS)
+        self._control = Control(stream, settings.controls, limits, self._audio.clear)
+        self._microphone: MediaStreamTrack | None = None
         self._channel: RTCDataChannel | None = None
-        self._listening: list[asyncio.Task[None]] = []
-        self.connection.addTrack(self._video)
-        self.connection.addTrack(self._audio)
-        self.connection.on("track", self._hear)
+        self._messages: asyncio.Queue[str | bytes] = asyncio.Queue(_MESSAGES)
+        self._errors = 0
+        self.connection.addTransceiver(self._video, "sendonly")  # or a client's camera would be decoded for nobody
+        self.connection.addTransceiver(self._audio, "sendrecv")
+        self.connection.on("track", self._meet)
         self.connection.on("datachannel", self._talk)
         self.connection.on("connectionstatechange", self._watch)
 
     async def answer(self, offer: Offer) -> dict[str, str]:
-        await self.connection.setRemoteDescription(RTCSessionDescription(offer.sdp, offer.type))
-        await self.connection.setLocalDescription(await self.connection.createAnswer())
+        """Refusal where the offer makes no sense."""
+        try:
+            kinds = Counter(media.kind for media in SessionDescription.parse(offer.sdp).media)
+            # Each section costs sockets, so there are no more than are of use.
+            if kinds["video"] != 1 or kinds["audio"] != 1 or kinds.total() > 2 + kinds["application"] or kinds["application"] > 1:
+                raise ValueError("it has to have one section of video, one of audio, and at most one of data channels")
+            await self.connection.setRemoteDescription(RTCSessionDescription(offer.sdp, offer.type))
+            await self.connection.setLocalDescription(await self.connection.createAnswer())
+            if any("send" not in (way.currentDirection or "") for way in self.connection.getTransceivers()):
+                raise ValueError("it has to be willing to receive both video and audio")
+        except Exception as error:
+            why = str(error)[:200] or type(error).__name__
+            said = f"the offer cannot be answered ({why}): send the browser's own session description"
+            raise Refusal(400, "bad_offer", said) from error
         made = self.connection.localDescription
         return {"sdp": made.sdp, "type": made.type}
 
     async def run(self, scheduler: Scheduler) -> None:
         """Until the connection is closed, or does not come about in time."""
-        feed: Feed[LiveFrame] | None = None
-        frames: asyncio.Task[None] | None = None
+        feed: Feed[_Media] | None = None
+        tasks: list[asyncio.Task[None]] = []
         try:
+            async with asyncio.timeout(self._limits.open_seconds):
+                await self._connected.wait()
+            if self._ended.is_set():
+                return
+            feed = Feed(scheduler, self._stream, _Packer())
+            for part in (self._send(feed), self._obey(), self._listen(), self._miss()):
+                tasks.append(asyncio.create_task(part))
+                tasks[-1].add_done_callback(self._part_ended)
             async with asyncio.timeout(self._limits.session_seconds):
-                if await self._connected():
-                    feed = Feed(scheduler, self.stream, lambda live: live)
-                    frames = asyncio.create_task(self._send(feed))
-                    await self.ended.wait()
+                await self._ended.wait()
         except TimeoutError:
-            log.info("a WebRTC session has lasted as long as is allowed")
+            longest = self._limits.session_seconds
+            await self._part(Refusal(408, "timeout", f"a session lasts {longest:g} seconds at most: open another one"))
         finally:
-            for task in (*self._listening, *([frames] if frames else [])):
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if feed is not None:
                 await feed.close()
             await self.connection.close()
 
-    async def _connected(self) -> bool:
-        deadline = self._limits.stuck_seconds
-        while self.connection.connectionState != "connected":
-            if self.ended.is_set() or deadline <= 0:
-                return False
-            await asyncio.sleep(0.02)
-            deadline -= 0.02
-        return True
+    def end(self) -> None:
+        """Let `run` return soon."""
+        self._ended.set()
+        self._connected.set()
 
-    async def _send(self, feed: Feed[LiveFrame]) -> None:
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a WebRTC session broke", exc_info=error)
+            self.end()
+
+    async def _send(self, feed: Feed[_Media]) -> None:
+        """Pictures, sound and notices, until the stream ends.
+
+        The first frames take longer than others. Sent late, they would have the client wait for late ones ever after.
+        """
+        began, steady = feed.running.began + STEADY_SECONDS, False
         try:
-            async for live in feed:
-                picture = VideoFrame.from_ndarray(np.ascontiguousarray(live.picture), format="rgb24")
-                picture.pts, picture.time_base = round(live.seconds / _CLOCK), _CLOCK
-                self._video.put(picture)
-                self._sound = np.concatenate([self._sound, pcm16(live.sound)])
-                while len(self._sound) >= _PART:
-                    part, self._sound = self._sound[:_PART], self._sound[_PART:]
-                    sound = AudioFrame.from_ndarray(np.ascontiguousarray(part[None]), format="s16", layout="mono")
-                    sound.sample_rate, sound.pts, sound.time_base = RATE_HZ, self._sent, Fraction(1, RATE_HZ)
-                    self._sent += _PART
-                    self._audio.put(sound)
-                for mark in live.marks:
-                    self._tell({"type": "segment", "state": mark.kind, "segment": mark.segment, "time": mark.seconds})
-        except StreamBroken:
-            self.ended.set()
+            async for media in feed:
+                steady = steady or time.monotonic() < began + media.seconds or media.seconds > FIRST_SECONDS
+                if not steady:
+                    continue
+                for track, frames in ((self._video, (media.picture,)), (self._audio, media.sounds)):
+                    for frame in frames:
+                        assert frame.time is not None
+                        track.put(frame, began + frame.time)
+                for mark in media.marks:
+                    self._tell(notice(mark))
+        except StreamBroken as error:
+            await self._part(Refusal(500, "internal", str(error)))
+
+    async def _miss(self) -> None:
+        """Until a client that vanished without a word is missed: one that is there reports what it receives all the time."""
+        known, silent = -1, 0.0
+        while silent < self._limits.stuck_seconds:
+            await asyncio.sleep(0.5)
+            stats = (await self.connection.getStats()).values()
+            heard = sum(report.bytesReceived for report in stats if isinstance(report, RTCTransportStats))
+            known, silent = heard, silent + 0.5 if heard == known else 0.0
+        self.end()
 
     def _watch(self) -> None:
-        if self.connection.connectionState in ("failed", "closed"):
-            self.ended.set()
+        state = self.connection.connectionState
+        if state == "connected":
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self.end()
 
-    def _hear(self, track: MediaStreamTrack) -> None:
+    def _meet(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
-            self._listening.append(asyncio.create_task(self._listen(track)))
+            self._microphone = track
 
-    async def _listen(self, track: MediaStreamTrack) -> None:
+    async def _listen(self) -> None:
         """Speech from the client's track, until it ends."""
-        resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
-        while True:
-            try:
-                heard = await track.recv()
-            except MediaStreamError:
-                self.stream.end_segment()
-                return
-            assert isinstance(heard, AudioFrame)
-            for part in resampler.resample(heard):
-                samples = part.to_ndarray().reshape(-1).astype(np.float32) / 32768
-                try:
-                    self.stream.push(Audio(samples=torch.from_numpy(samples)[None], rate=RATE_HZ))
-                except BufferFull:
-                    log.debug("a WebRTC client sends faster than it is spoken")
+        if self._microphone is None:
+            return
+        ear, resampler = Ear(self._stream), AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+        try:
+            while True:
+                heard = await self._microphone.recv()
+                assert isinstance(heard, AudioFrame)
+                for part in resampler.resample(heard):
+                    ear.hear(part.to_ndarray().reshape(-1))
+        except MediaStreamError:
+            ear.end()
 
     def _talk(self, channel: RTCDataChannel) -> None:
-        """Control messages of docs/protocol.md come and go by a data channel, if the client opens one."""
-        self._channel = channel
-        waiting: set[asyncio.Task[None]] = set()
-
-        def take(message: str | bytes) -> None:
-            task = asyncio.create_task(self._obey(message))
-            waiting.add(task)
-            task.add_done_callback(waiting.discard)
-
-        channel.on("message", take)
-
-    def _forget(self) -> None:
-        self._video.clear()
-        self._audio.clear()
-
-    async def _obey(self, message: str | bytes) -> None:
-        try:
-            answer = await self._control.obey(parsed(message))
-        except Refusal as refusal:
-            answer = {"type": "error", **refusal.body()["error"]}
-        if answer is not None:
-            self._tell(answer)
-
-    def _tell(self, value: dict[str, object]) -> None:
+        """Control messages of docs/protocol.md come and go by one data channel, if the client opens one."""
         if self._channel is not None and self._channel.readyState == "open":
-            self._channel.send(json.dumps(value))
+            channel.close()
+            return
+        self._channel = channel
+        channel.on("message", self._take)
 
+    def _take(self, message: str | bytes) -> None:
+        try:
+            self._messages.put_nowait(message)
+        except asyncio.QueueFull:
+            self._refuse(Refusal(429, "buffer_full", f"{_MESSAGES} messages wait to be obeyed: send them more slowly"))
 
+    async def _obey(self) -> None:
+        """Messages, in their order."""
+        while self._errors <= self._limits.errors:
+            try:
+                message = parsed(await self._messages.get())
+                if message.get("type") == "close":
+                    self.end()
+                elif (answer := await self._control.obey(message)) is not None:
+                    self._tell(answer)
+            except Refusal as refusal:
+                self._errors += refusal.code != "buffer_full"
+                self._refuse(refusal)
+        await self._part(Refusal(
+            429, "too_many_errors", f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
+        ))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._tell({"type": "error", **refusal.body()["error"]})
+
+    async def _part(self, refusal: Refusal) -> None:
+        """Say why, and end."""
+        self._refuse(refusal)
+        for _ in range(50):
+            if self._channel is not None and self._channel.bufferedAmount:
+                await asyncio.sleep(0.02)
+        self.end()
+
+    def _tell(self, value: dict[str, Any]) -> None:
+        if self._channel is None or self._channel.readyState != "open":
+            return
+        self._channel.send(json.dumps(value))
+        if self._channel.bufferedAmount > MEBIBYTE:
+            log.info("a WebRTC client fetches no messages, its session ends")
+            self.end()
