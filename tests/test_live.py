@@ -19,7 +19,7 @@ from vivavoce.animate import Controls, Settings
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.avatar import AudioFrame, AudioSegmentEnd, LiveAvatar, VideoFrame
 from vivavoce.live.feed import Feed, StreamBroken
-from vivavoce.live.scheduler import Scheduler
+from vivavoce.live.scheduler import LOST_SECONDS, MOST_LEFT_OUT, Scheduler
 from vivavoce.live.stream import FORGOTTEN_SECONDS, BufferFull, LiveFrame, LiveStream
 from vivavoce.media.audio import Resampler, concatenate
 
@@ -270,6 +270,14 @@ def test_a_stream_that_cannot_keep_up_leaves_frames_out_and_keeps_its_time(sched
     assert max(at - first - frame.seconds for at, frame in frames) < 0.3
     assert sum(frame.left_out for _, frame in frames) > 20
     assert running.tally.left_out == sum(frame.left_out for _, frame in frames)  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_is_far_too_slow_still_shows_frames(scheduler: Scheduler) -> None:
+    frames, _, running = gathered(scheduler, Clockwork(fps=100.0, costs=0.15))
+    time.sleep(3.0)
+    scheduler.remove(running)  # type: ignore[arg-type]
+    assert len(frames) > 12 and max(frame.left_out for _, frame in frames) == MOST_LEFT_OUT
+    assert running.tally.lost_seconds > LOST_SECONDS  # type: ignore[attr-defined]
 
 
 def test_a_stream_that_breaks_harms_no_other(scheduler: Scheduler) -> None:

@@ -390,8 +390,8 @@ class Serving:
     """Origins of other pages that may use this server from a browser, such as https://example.org."""
     folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: ~/.cache/vivavoce)")] = None
     """Where registered portraits and finished videos are kept."""
-    sessions: Annotated[int, arg(metavar="N")] = 8
-    """Live sessions that may be open at once."""
+    sessions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
+    """Live sessions that may be open at once; README says how many a machine holds."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
     """Threads that make frames."""
 

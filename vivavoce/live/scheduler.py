@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from vivavoce.live.stream import LiveFrame, LiveStream
 
 BEHIND_SECONDS = 0.12  # a stream that is further behind its clock leaves frames out
+MOST_LEFT_OUT = 4  # at a time: of five frames at least one is shown, whatever happens
+LOST_SECONDS = 1.0  # a stream that is so far behind all the same gives the time up as lost: its sound pauses
 _SPARE_SECONDS = 0.03  # a step of what can wait is begun if no frame is due so soon
 _STARVED_SECONDS = 0.2  # but after so long without any, one is done all the same
 
@@ -22,11 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Tally:
-    """Frames made, made more than a frame's time late, and left out; time spent on them. Numbers only grow."""
+    """Frames made, made more than a frame's time late, and left out; time spent on them, and time given up. Numbers only grow."""
 
     made: int = 0
     late: int = 0
     left_out: int = 0
+    lost_seconds: float = 0.0
     busy_seconds: float = 0.0
 
 
@@ -164,7 +167,7 @@ class Scheduler:
         fps = running.stream.fps
         began = time.monotonic()
         behind = began - running.due
-        leave_out = int(behind * fps) if behind > BEHIND_SECONDS else 0
+        leave_out = min(int(behind * fps), MOST_LEFT_OUT) if behind > BEHIND_SECONDS else 0
         try:
             frame = running.stream.step(leave_out)
             if not running.removed:
@@ -179,9 +182,12 @@ class Scheduler:
         now = time.monotonic()
         with self._ready:
             running.frames += leave_out + 1
+            lost = max(0.0, now - running.due) if now - running.due > LOST_SECONDS else 0.0
+            running.began += lost
             for tally in (running.tally, self.totals):
                 tally.made += 1
                 tally.left_out += leave_out
+                tally.lost_seconds += lost
                 tally.late += now > running.due
                 tally.busy_seconds += now - began
             running.stepping = False

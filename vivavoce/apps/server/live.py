@@ -17,7 +17,7 @@ from vivavoce.animate import DEFAULT_FPS, Animator, Controls, Settings
 from vivavoce.apps.server.avatars import DEMO, Avatars, Wanted
 from vivavoce.apps.server.control import Control, notice, parsed, read_controls
 from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal, from_base64, refused
-from vivavoce.apps.server.media import JPEG, MP4, Encoder, FragmentedMp4, Packets, pictures_and_sound
+from vivavoce.apps.server.media import JPEG, Encoder, FragmentedMp4, Packets, pictures_and_sound
 from vivavoce.apps.server.places import Places, Turns
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.feed import Feed, StreamBroken
@@ -131,21 +131,19 @@ class LiveSocket:
 
     async def _run(self, opening: Opening, settings: Settings, reference: Reference) -> None:
         stream = LiveStream(self._animator, reference, settings, rate=opening.audio_rate, longest=self._limits.buffered_seconds)
-        mp4 = opening.video == "mp4"
-        encode: Encoder = (
-            FragmentedMp4(stream.size, stream.fps, stream.rate) if mp4 else pictures_and_sound(opening.quality)
-        )
+        whole = FragmentedMp4(stream.size, stream.fps, stream.rate) if opening.video == "mp4" else None
+        encode: Encoder = whole or pictures_and_sound(opening.quality)
         await self._send({
             "type": "opened", "session": secrets.token_hex(8), "width": stream.size[0], "height": stream.size[1],
             "fps": stream.fps, "audio_rate": stream.rate, "delay_seconds": round(stream.delay_seconds, 3),
-            "mime": MP4 if mp4 else JPEG,
+            "mime": JPEG if whole is None else whole.mime,
         })
-        feed = Feed(self._scheduler, stream, encode, whole=mp4)
+        feed = Feed(self._scheduler, stream, encode, whole=whole is not None)
         try:
             control = Control(stream, settings.controls, self._limits, feed.clear)
             await self._until_one_ends(self._frames_out(feed), self._status_out(feed), self._messages_in(stream, control))
         except StreamBroken as error:
-            slow = mp4 and feed.dropped
+            slow = whole is not None and feed.dropped
             raise Refusal(408 if slow else 500, "too_slow" if slow else "internal", str(error)) from error
         finally:
             await feed.close()

@@ -15,6 +15,7 @@ from av.audio.stream import AudioStream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vivavoce.apps.server.fragments import Sample, fragment, with_lengths
 from vivavoce.latent.space import Frame
 from vivavoce.live.stream import LiveFrame, Mark
 from vivavoce.media.audio import Audio, Resampler
@@ -24,7 +25,6 @@ PICTURE, SOUND, PIECE = 1, 2, 3  # kinds of packets
 SPEECH, LEFT_OUT = 1, 2  # flags
 HEADER = struct.Struct("<BBHIQ")
 JPEG = "image/jpeg"
-MP4 = 'video/mp4; codecs="avc1.42C01F, mp4a.40.2"'
 _AAC_FRAME = 1024  # samples
 
 
@@ -68,55 +68,90 @@ def pictures_and_sound(quality: int) -> Encoder:
 
 
 class _Pipe:
-    """What a muxer writes, to be taken piece by piece."""
+    """What a muxer writes."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self.written = b""
 
     def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
+        self.written += data
         return len(data)
-
-    def take(self) -> bytes:
-        taken, self._parts = b"".join(self._parts), []
-        return taken
 
 
 class FragmentedMp4:
-    """Frames to an endless MP4 of a fragment for each: H.264 and AAC, for MediaSource. One per client."""
+    """Frames to an endless MP4 of a fragment for each: H.264 and AAC, for MediaSource. One per client.
+
+    Pictures fill the time without a gap: where frames were left out, the one before is shown again. ``mime``: of MediaSource.
+    """
 
     def __init__(self, size: tuple[int, int], fps: float, rate: int):
-        self._pipe, self._rate = _Pipe(), aac_rate(rate)
+        self._fps, self._rate = fps, aac_rate(rate)
         self._resampler = Resampler(rate, self._rate)
-        options = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-        self._container = av.open(self._pipe, "w", format="mp4", options=options)
-        self._fps = Fraction(fps).limit_denominator(1001)
-        video = self._container.add_stream("libx264", rate=self._fps)
+        pipe = _Pipe()
+        # FFmpeg encodes, and writes the beginning; it muxes nothing.
+        container = av.open(pipe, "w", format="mp4", options={"movflags": "empty_moov+default_base_moof"})
+        video = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         assert isinstance(video, VideoStream)
         video.width, video.height = (side - side % 2 for side in size)
         video.pix_fmt = "yuv420p"
-        video.time_base = Fraction(1, 90000)
+        video.codec_context.time_base = video.time_base = Fraction(1, 90000)
         video.options = {
             "preset": "ultrafast", "tune": "zerolatency", "profile": "baseline", "crf": "21", "g": str(round(2 * fps)),
         }
-        sound = self._container.add_stream("aac", rate=self._rate)
+        sound = container.add_stream("aac", rate=self._rate)
         assert isinstance(sound, AudioStream)
         sound.layout = "mono"
-        self._video, self._sound = video, sound
+        container.start_encoding()
+        profile = video.codec_context.extradata
+        assert profile is not None and pipe.written
+        at = profile.index(b"\x01\x67") + 2
+        self.mime = f'video/mp4; codecs="avc1.{profile[at : at + 3].hex().upper()}, mp4a.40.2"'
+        self._container, self._video, self._sound = container, video, sound  # the container, so that it lives on
+        self._beginning = pipe.written
         self._waiting = np.zeros(0, np.float32)
         self._heard = 0  # samples encoded
+        self._pieces = 0
+        self._shown: VideoFrame | None = None
+        self._until = 0  # tick up to which there are pictures
 
     def __call__(self, live: LiveFrame) -> Packets:
+        self._pieces += 1
+        tracks = {1: self._pictures(live), 2: self._sounds(live)}
+        beginning, self._beginning = self._beginning, b""
+        piece = packet(PIECE, live, live.seconds, beginning + fragment(self._pieces, tracks))
+        return Packets(messages=(piece,), marks=live.marks)
+
+    def _pictures(self, live: LiveFrame) -> list[Sample]:
         picture = VideoFrame.from_ndarray(live.picture[: self._video.height, : self._video.width], format="rgb24")
-        picture.pts, picture.time_base = round(live.seconds * 90000), Fraction(1, 90000)
-        self._container.mux(self._video.encode(picture))
+        begin, end = (self._tick(index) for index in (live.index, live.index + 1))
+        samples = []
+        if begin > self._until:
+            samples += self._coded(self._shown or picture, self._until, begin)
+        samples += self._coded(picture, begin, end)
+        self._shown, self._until = picture, end
+        return samples
+
+    def _tick(self, index: int) -> int:
+        assert self._video.time_base is not None
+        return round(index / self._fps / self._video.time_base)
+
+    def _coded(self, picture: VideoFrame, begin: int, end: int) -> list[Sample]:
+        picture.pts, picture.time_base = begin, self._video.time_base
+        return [
+            Sample(data=with_lengths(bytes(coded)), start=begin, duration=end - begin, key=coded.is_keyframe)
+            for coded in self._video.encode(picture)
+        ]
+
+    def _sounds(self, live: LiveFrame) -> list[Sample]:
+        samples = []
         self._waiting = np.concatenate([self._waiting, self._resampler.push(live.sound).samples[0].numpy()])
         while len(self._waiting) >= _AAC_FRAME:
             part, self._waiting = self._waiting[:_AAC_FRAME], self._waiting[_AAC_FRAME:]
             frame = AudioFrame.from_ndarray(np.ascontiguousarray(part[None]), format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = self._rate, self._heard, Fraction(1, self._rate)
             self._heard += _AAC_FRAME
-            self._container.mux(self._sound.encode(frame))
-        piece = self._pipe.take()
-        messages = (packet(PIECE, live, live.seconds, piece),) if piece else ()
-        return Packets(messages=messages, marks=live.marks)
+            for coded in self._sound.encode(frame):
+                assert coded.pts is not None
+                if coded.pts >= 0:  # before that, it is the encoder's priming
+                    samples.append(Sample(data=bytes(coded), start=coded.pts, duration=_AAC_FRAME))
+        return samples

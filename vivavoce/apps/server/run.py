@@ -30,7 +30,7 @@ _FIRST_MESSAGE_MIB = 28.0  # of a live session: a picture in base64
 def serve(serving: Serving, *, browser: bool) -> None:
     """Until Ctrl-C. ValueError or OSError where it cannot be begun."""
     token = serving.token or os.environ.get("VIVAVOCE_TOKEN") or None
-    limits = replace(Limits(), sessions=serving.sessions)
+    limits = replace(Limits(), sessions=serving.sessions or os.cpu_count() or 1)
     listening = listen(serving.host, serving.port)
     with listening:
         url = address(serving.host, listening.getsockname()[1])
