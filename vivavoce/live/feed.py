@@ -61,9 +61,10 @@ class Feed(Generic[T]):
         self._news.set()
 
     def clear(self) -> None:
-        """Forget what has not been consumed, if that may be left out."""
+        """After an interruption: forget what has not been consumed, if that may be left out, and make the next frame at once."""
         if not self._whole:
             self._ready.clear()
+        self._scheduler.hurry(self.running)
 
     def __aiter__(self) -> Feed[T]:
         return self

@@ -40,7 +40,7 @@ class Running:
         self.stream, self.deliver, self.failed = stream, deliver, failed
         self.began, self.frames = now, 0  # the clock: frame n is due at began + n / fps
         self.tally = Tally()
-        self.stepping = self.removed = False
+        self.stepping = self.removed = self.hurried = False
         self.gone = threading.Event()
 
     @property
@@ -111,6 +111,12 @@ class Scheduler:
                 running.gone.set()
         running.gone.wait(timeout)
 
+    def hurry(self, running: Running) -> None:
+        """Make a stream's next frame at once, unless it is already ahead of its clock."""
+        with self._ready:
+            running.hurried = running.due - time.monotonic() <= 1 / running.stream.fps
+            self._ready.notify()
+
     def background(self, steps: Generator[object, None, None]) -> Task:
         """Do what can wait, a step at a time whenever no frame is due soon."""
         task = Task(steps)
@@ -149,8 +155,9 @@ class Scheduler:
         with self._ready:
             while not self._closed:
                 now = time.monotonic()
-                first = min((r for r in self._streams if not r.stepping), key=lambda running: running.due, default=None)
-                wait = None if first is None else first.due - now
+                waiting = (running for running in self._streams if not running.stepping)
+                first = min(waiting, key=lambda running: now if running.hurried else running.due, default=None)
+                wait = None if first is None else 0.0 if first.hurried else first.due - now
                 # While another thread paints a frame, other work would slow it down.
                 painting = any(running.stepping for running in self._streams)
                 spare = not painting and (wait is None or wait > _SPARE_SECONDS)
@@ -158,7 +165,7 @@ class Scheduler:
                     self._waited = now
                     return self._tasks.popleft()
                 if first is not None and wait is not None and wait <= 0:
-                    first.stepping = True
+                    first.stepping, first.hurried = True, False
                     return first
                 self._ready.wait(min(wait or _STARVED_SECONDS, _STARVED_SECONDS) if self._tasks else wait)
         return None

@@ -220,6 +220,9 @@ class LiveStream:
                 if segment.begun:
                     self._marks.append(Mark(kind="finished", segment=segment.number, seconds=now / self.rate))
                 continue
+            if segment.begun and not segment.waiting and segment.dry is None:
+                segment.dry = now
+                self.underruns += 1
             if segment.open and (not segment.begun or segment.dry is not None):
                 pause = max(0, left - max(0, segment.waiting - cushion))
                 if pause == left:
@@ -239,10 +242,6 @@ class LiveStream:
             block[filled : filled + len(part)] = part
             filled += len(part)
             spoken, segment.dry = True, None
-            if segment.open and not segment.waiting and filled < len(block):
-                segment.dry = self._head + filled
-                self.underruns += 1
-                break
         return spoken
 
     def _sound(self, end: int) -> tuple[Sound, bool]:
