@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _BASE_IS_FRAGMENT = 0x020000
@@ -26,7 +26,7 @@ class Sample:
     key: bool = True
 
 
-def fragment(number: int, tracks: dict[int, Sequence[Sample]]) -> bytes:
+def fragment(number: int, tracks: Mapping[int, Sequence[Sample]]) -> bytes:
     """The number-th fragment, from 1 on: for each track its samples, which follow each other without a gap."""
     given = {track: samples for track, samples in tracks.items() if samples}
     head = len(_head(number, given, 0))
@@ -39,7 +39,7 @@ def with_lengths(data: bytes) -> bytes:
     return b"".join(struct.pack(">I", len(unit)) + unit for unit in _START_CODE.split(data) if unit)
 
 
-def _head(number: int, tracks: dict[int, Sequence[Sample]], offset: int) -> bytes:
+def _head(number: int, tracks: Mapping[int, Sequence[Sample]], offset: int) -> bytes:
     parts = [_box(b"mfhd", struct.pack(">II", 0, number))]
     for track, samples in tracks.items():
         listed = b"".join(

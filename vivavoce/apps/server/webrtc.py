@@ -37,11 +37,10 @@ RATE_HZ = 48000  # what Opus works at
 HUSH_SECONDS = 0.5  # of silence end a segment of what a client's track says
 LAG_SECONDS = 1.0  # of a client's track may wait; what comes while so much waits is left out
 STEADY_SECONDS = 0.04  # after it was due a frame is sent, so that one that took longer is not late
-LATE_SECONDS = 0.3  # sound may be late; later sound is left out
-FIRST_SECONDS = 1.0  # of a stream may be left out until its frames are in time
+FIRST_SECONDS = 1.0  # of a stream may be left out, until its frames are in time
 _PART = RATE_HZ // 50  # samples of a packet
 _CLOCK = Fraction(1, 90000)
-_WAITING = 50  # frames that may wait for a track that nobody fetches
+_WAITING = 50  # frames that may wait for a track that is fetched too slowly: a second of sound
 _MESSAGES = 100  # control messages that may wait
 
 log = logging.getLogger(__name__)
@@ -91,15 +90,14 @@ class _Packer:
 
 
 class _Track(MediaStreamTrack):
-    """A track that gives out what is put into it when it is due, or so many seconds late; what is later is left out.
+    """A track that gives out what is put into it when it is due. What is too much to wait is left out, the oldest first.
 
-    ``late`` is 0 for pictures, so that an encoder that is too slow does not fall behind the sound. Sound may be late, but not for
-    long: a receiver would play all that follows as late.
+    Of pictures that are due only the newest is given, so that an encoder that is too slow does not fall behind the sound.
     """
 
-    def __init__(self, kind: str, late: float):
+    def __init__(self, kind: str):
         super().__init__()
-        self.kind, self._late = kind, late
+        self.kind = kind
         self._frames: deque[tuple[float, AudioFrame | VideoFrame]] = deque(maxlen=_WAITING)
         self._news = asyncio.Event()
 
@@ -120,7 +118,7 @@ class _Track(MediaStreamTrack):
             elif (wait := self._frames[0][0] - now) > 0:
                 await asyncio.sleep(wait)
             else:
-                while len(self._frames) > 1 and self._frames[1][0] <= now - self._late:
+                while self.kind == "video" and len(self._frames) > 1 and self._frames[1][0] <= now:
                     self._frames.popleft()
                 return self._frames.popleft()[1]
         raise MediaStreamError
@@ -204,7 +202,7 @@ class _Peer:
         # No servers: candidates are this machine's own addresses, and nobody else is asked for others.
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._connected, self._ended = asyncio.Event(), asyncio.Event()
-        self._video, self._audio = _Track("video", 0.0), _Track("audio", LATE_SECONDS)
+        self._video, self._audio = _Track("video"), _Track("audio")
         self._control = Control(stream, settings.controls, limits, self._audio.clear)
         self._microphone: MediaStreamTrack | None = None
         self._channel: RTCDataChannel | None = None
@@ -273,12 +271,14 @@ class _Peer:
     async def _send(self, feed: Feed[_Media]) -> None:
         """Pictures, sound and notices, until the stream ends.
 
-        The first frames take longer than others. Sent late, they would have the client wait for late ones ever after.
+        The first frames take longer than others. Sent late, they would have the client wait for late ones long after; so they are
+        left out, if nothing is said in them.
         """
         began, steady = feed.running.began + STEADY_SECONDS, False
         try:
             async for media in feed:
-                steady = steady or time.monotonic() < began + media.seconds or media.seconds > FIRST_SECONDS
+                in_time = time.monotonic() < began + media.seconds
+                steady = steady or in_time or bool(media.marks) or media.seconds > FIRST_SECONDS
                 if not steady:
                     continue
                 for track, frames in ((self._video, (media.picture,)), (self._audio, media.sounds)):
