@@ -39,7 +39,7 @@ class RendererRecipe:
 
     data: Path
     out: Path
-    steps: int = 9000
+    steps: int = 20000
     batch: int = 8
     learning_rate: float = 5e-4
     warmup: int = 200
