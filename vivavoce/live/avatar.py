@@ -23,6 +23,7 @@ from vivavoce.live.stream import BufferFull, LiveFrame, LiveStream
 from vivavoce.media.audio import Audio, Resampler
 
 CATCH_UP_SECONDS = 0.2  # behind the clock, a consumer is given no more silent frames until it is in time
+SETTLED_SECONDS = 1.0  # after it was interrupted, a stream's frames are surely made after the interruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class LiveAvatar:
         self._waiting: deque[VideoFrame | AudioFrame | AudioSegmentEnd] = deque()
         self._resampler: Resampler | None = None
         self._clears = 0
-        self._hushed_until = -1.0  # seconds of the stream: a frame that was being made when all was cleared
+        self._hushed_until = -1.0  # seconds of the stream, or until the interruption comes
 
     async def push_audio(self, frame: AudioFrame | AudioSegmentEnd) -> None:
         """Speech at any rate, or the end of a segment of it. Waits while as much as may wait is waiting."""
@@ -103,7 +104,7 @@ class LiveAvatar:
         self._waiting.clear()
         self._resampler = None
         self._clears += 1
-        self._hushed_until = self._feed.running.due - self._feed.running.began
+        self._hushed_until = self._feed.running.due - self._feed.running.began + SETTLED_SECONDS
 
     async def __aiter__(self) -> AsyncIterator[VideoFrame | AudioFrame | AudioSegmentEnd]:
         async for live in self._feed:

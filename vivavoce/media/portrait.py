@@ -16,6 +16,7 @@ from vivavoce.media.files import require_file
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_MEGAPIXELS = 50
 MIN_SIDE = 16
+MAX_RATIO = 16  # of the sides
 
 # Samples wider than 8 bits: Pillow clips these modes instead of scaling them, so they are scaled here.
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -48,6 +49,11 @@ class Portrait:
             raise ValueError(
                 f"{self.name} is {shape[1]} x {shape[0]} pixels, and a portrait needs at least {MIN_SIDE} on each side: "
                 f"use a larger picture"
+            )
+        if max(shape[:2]) > MAX_RATIO * min(shape[:2]):
+            raise ValueError(
+                f"{self.name} is {shape[1]} x {shape[0]} pixels, and one side of a portrait is at most {MAX_RATIO} times the other: "
+                f"cut the person out"
             )
         if self.face is not None and self.face < 0:
             raise ValueError(f"face {self.face} does not exist: faces are counted from 0, the largest first")

@@ -128,10 +128,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Texts are spoken and sessions are closed in threads, and none shall wait for another's.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(limits.sessions + _SPARE_THREADS))
+        threads = ThreadPoolExecutor(limits.sessions + _SPARE_THREADS, thread_name_prefix="server")
+        asyncio.get_running_loop().set_default_executor(threads)
         await asyncio.to_thread(warm, live, avatars)
         yield
         await peers.close()
+        await asyncio.to_thread(turns.close)
         await asyncio.to_thread(scheduler.close)
 
     app = FastAPI(

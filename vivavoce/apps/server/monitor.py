@@ -23,6 +23,8 @@ class _Figures(Collector):
     def collect(self) -> Iterable[Metric]:
         total = self._scheduler.totals
         yield GaugeMetricFamily("vivavoce_sessions", "Live sessions that are open.", value=self._places.taken)
+        streams = len(self._scheduler.streams)
+        yield GaugeMetricFamily("vivavoce_streams", "Streams whose frames are made, of whatever sessions.", value=streams)
         unfinished = self._videos.unfinished()
         yield GaugeMetricFamily("vivavoce_videos_unfinished", "Videos that wait or are being made.", value=unfinished)
         yield CounterMetricFamily("vivavoce_frames", "Frames of live sessions made.", value=total.made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from vivavoce.apps.server.limits import Refusal
@@ -28,12 +29,13 @@ class Places:
 
 
 class Turns:
-    """Work of seconds that requests ask for: done in a thread, one after the other, so that nothing else runs out of threads,
+    """Work of seconds that requests ask for: done in one thread, one after the other, so that nothing else runs out of threads,
     memory or time. Used on one event loop."""
 
     def __init__(self, most: int):
         """``most``: how many may wait."""
-        self._most, self._waiting, self._one = most, 0, asyncio.Lock()
+        self._most, self._waiting = most, 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="turns")
 
     async def take(self, work: Callable[[], T]) -> T:
         """What the work gives, when its turn has come; Refusal where too many wait."""
@@ -41,7 +43,10 @@ class Turns:
             raise Refusal(503, "busy", f"{self._most} requests wait for their turn, more are not allowed: try again later")
         self._waiting += 1
         try:
-            async with self._one:
-                return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        """Wait for what is being done, and do nothing more."""
+        self._thread.shutdown(cancel_futures=True)

@@ -176,15 +176,17 @@ class Peers:
             except BaseException:
                 await peer.connection.close()
                 raise
-            undo.pop_all()
+            keep = undo.pop_all()
         task = asyncio.create_task(peer.run(self._scheduler))
         self._open[task] = peer
-        task.add_done_callback(self._over)
-        return answer
 
-    def _over(self, task: asyncio.Task[None]) -> None:
-        del self._open[task]
-        self._places.__exit__()
+        def over(_: asyncio.Task[None]) -> None:
+            del self._open[task]
+            keep.close()
+            _broke(task)
+
+        task.add_done_callback(over)
+        return answer
 
     async def close(self) -> None:
         """End all sessions."""
@@ -192,6 +194,14 @@ class Peers:
         for peer in self._open.values():
             peer.end()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _broke(task: asyncio.Task[None]) -> bool:
+    """Whether a part of a session broke; the log has it then."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("a WebRTC session broke", exc_info=error)
+    return error is not None
 
 
 class _Peer:
@@ -244,12 +254,12 @@ class _Peer:
             feed = Feed(scheduler, self._stream, _Packer())
             for part in (self._send(feed), self._obey(), self._listen(), self._miss()):
                 tasks.append(asyncio.create_task(part))
-                tasks[-1].add_done_callback(self._part_ended)
+                tasks[-1].add_done_callback(self._end_if_broken)
             async with asyncio.timeout(self._limits.session_seconds):
                 await self._ended.wait()
         except TimeoutError:
             longest = self._limits.session_seconds
-            await self._part(Refusal(408, "timeout", f"a session lasts {longest:g} seconds at most: open another one"))
+            await self._farewell(Refusal(408, "timeout", f"a session lasts {longest:g} seconds at most: open another one"))
         finally:
             for task in tasks:
                 task.cancel()
@@ -263,9 +273,8 @@ class _Peer:
         self._ended.set()
         self._connected.set()
 
-    def _part_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a WebRTC session broke", exc_info=error)
+    def _end_if_broken(self, task: asyncio.Task[None]) -> None:
+        if _broke(task):
             self.end()
 
     async def _send(self, feed: Feed[_Media]) -> None:
@@ -288,7 +297,7 @@ class _Peer:
                 for mark in media.marks:
                     self._tell(notice(mark))
         except StreamBroken as error:
-            await self._part(Refusal(500, "internal", str(error)))
+            await self._farewell(Refusal(500, "internal", str(error)))
 
     async def _miss(self) -> None:
         """Until a client that vanished without a word is missed: one that is there reports what it receives all the time."""
@@ -351,14 +360,14 @@ class _Peer:
             except Refusal as refusal:
                 self._errors += refusal.code != "buffer_full"
                 self._refuse(refusal)
-        await self._part(Refusal(
+        await self._farewell(Refusal(
             429, "too_many_errors", f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
         ))
 
     def _refuse(self, refusal: Refusal) -> None:
         self._tell({"type": "error", **refusal.body()["error"]})
 
-    async def _part(self, refusal: Refusal) -> None:
+    async def _farewell(self, refusal: Refusal) -> None:
         """Say why, and end."""
         self._refuse(refusal)
         for _ in range(50):

@@ -1,0 +1,47 @@
+"""Examples that are clients of a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving import serving, wav
+
+from vivavoce import Animator, Audio
+from vivavoce.apps.server.control import spoken_at
+from vivavoce.apps.server.limits import Limits
+from vivavoce.apps.server.media import pcm16
+from vivavoce.media.video import read_video
+
+CLIENT = Path(__file__).parents[1] / "examples" / "live_client.py"
+RATE = 24000
+
+
+def colour(sound: np.ndarray) -> np.ndarray:
+    """Mean spectrum up to 6 kHz, of pieces of 20 ms."""
+    return np.abs(np.fft.rfft(sound[: len(sound) // 480 * 480].reshape(-1, 480))).mean(axis=0)[:120]
+
+
+def test_the_client_makes_a_talking_video_of_a_sound_file(animator: Animator, tmp_path: Path) -> None:
+    spoken = spoken_at(RATE, "Hello! How are you?", "en")
+    (tmp_path / "speech.wav").write_bytes(wav(pcm16(spoken), RATE))
+    made = tmp_path / "talking.mp4"
+    with serving(animator, tmp_path / "server", limits=Limits(size=128)) as served:
+        command = [str(CLIENT), str(tmp_path / "speech.wav"), str(made), f"ws://127.0.0.1:{served.port}/v1/live"]
+        run = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, cwd=CLIENT.parents[1])
+    assert run.returncode == 0, run.stderr
+
+    pictures = list(read_video(made))
+    sound = Audio.open(made)
+    assert len(pictures) / 25 == pytest.approx(sound.duration, abs=0.1)
+    assert spoken.duration + 0.5 <= sound.duration < spoken.duration + 6
+    heard, said = sound.mono().samples[0].numpy(), spoken.samples[0].numpy()
+    loud = np.flatnonzero(np.abs(heard) > 0.01)
+    assert loud[-1] - loud[0] >= 0.95 * len(np.trim_zeros(said))
+    assert np.corrcoef(colour(heard[loud[0] : loud[-1]]), colour(np.trim_zeros(said)))[0, 1] > 0.9
+    changes = [np.abs(b.image.astype(int) - a.image).mean() for a, b in pairwise(pictures)]
+    assert np.mean(changes[round(loud[0] / RATE * 25) :]) > 0.3
