@@ -52,8 +52,8 @@ class Portrait:
             )
         if max(shape[:2]) > MAX_RATIO * min(shape[:2]):
             raise ValueError(
-                f"{self.name} is {shape[1]} x {shape[0]} pixels, and one side of a portrait is at most {MAX_RATIO} times the other: "
-                f"cut the person out"
+                f"{self.name} is {shape[1]} x {shape[0]} pixels, and one side of a portrait is at most {MAX_RATIO} times the "
+                f"other: cut the person out"
             )
         if self.face is not None and self.face < 0:
             raise ValueError(f"face {self.face} does not exist: faces are counted from 0, the largest first")
