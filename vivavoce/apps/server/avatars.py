@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from vivavoce.media.portrait import Portrait, TooManyPixels
 
 DEMO = "demo"
 DEMO_SIZE = 512
+MOST_LARGER = 4  # times than what is rendered: larger pictures are made smaller, for looking for faces in them takes long
 _ID = re.compile(r"[0-9a-f]{24}")
 _IN_MEMORY = 8  # prepared portraits; the demonstration always stays
 
@@ -67,7 +68,7 @@ class Avatars:
             raise Refusal(400, "bad_size", f"a size of {wanted.size} was asked for: give {SMALLEST_SIZE} to {most} pixels")
         try:
             with self._preparing:
-                portrait = Portrait.from_bytes(picture, "the picture", wanted.face)
+                portrait = _reduced(Portrait.from_bytes(picture, "the picture", wanted.face), MOST_LARGER * most)
                 size = wanted.size or min(most, DEMO_SIZE if wanted.crop else max(SMALLEST_SIZE, *portrait.image.shape[:2]))
                 return self._animator.prepare(portrait, size=size, crop=wanted.crop)
         except TooManyPixels as error:
@@ -162,3 +163,13 @@ class Avatars:
             return None
         except (ValueError, TypeError):  # half written by a machine that went down
             return None
+
+
+def _reduced(portrait: Portrait, longest: int) -> Portrait:
+    """The portrait with sides of so many pixels at most."""
+    height, width = portrait.image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return portrait
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return replace(portrait, image=cv2.resize(portrait.image, size, interpolation=cv2.INTER_AREA))
