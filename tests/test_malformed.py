@@ -54,7 +54,7 @@ class Watched:
     sent: dict[str, int] = field(default_factory=dict)
 
     def through(self, kind: str, cases: Iterable[T], send: Callable[[T], object]) -> None:
-        """Send all of them, shuffled. The first half may fill caches, and wake threads; the second must not take more memory. Then
+        """Send all of them, shuffled. The first half may fill caches and wake threads; the second must not take more memory. Then
         the next valid requests have to work."""
         each = list(cases)
         random.Random(0).shuffle(each)

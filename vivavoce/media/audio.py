@@ -30,7 +30,7 @@ _CROSSINGS = 32
 _KAISER_BETA = 8.0
 _CUTOFF = 0.92
 # Of a resampler's ratio: rates that have hardly a divisor in common would take gigabytes of filter.
-_LARGEST_TERM = 2**16
+_LARGEST_TERM = 2**14
 # Outputs computed at once; long enough to amortise numpy's calls, short enough to stay in the cache.
 _SLAB = 16384
 
