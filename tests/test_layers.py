@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow"},
     "generate": {"speech", "latent", "nets", "media", "flow"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
-    "live": {"animate", "latent", "media"},
+    "live": {"animate", "speech", "latent", "media"},
     "train": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "apps": {FRONT_DOOR, "train", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }

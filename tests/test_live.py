@@ -241,6 +241,8 @@ def test_too_much_speech_is_refused_whole(live: Animator, small: Reference, spee
         stream.push(Audio(samples=torch.zeros(1, 10), rate=8000))
     with pytest.raises(ValueError, match="8000 to 48000"):
         LiveStream(live, small, Settings(), rate=4000)
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        LiveStream(live, small, Settings(), rate=47999)
 
 
 def test_heads_can_be_stilled_while_they_speak(live: Animator, small: Reference) -> None:

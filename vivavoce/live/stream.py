@@ -20,7 +20,8 @@ from jaxtyping import Float32
 from vivavoce.animate import Animator, Controls, Settings
 from vivavoce.latent.motion_space import Reference
 from vivavoce.latent.space import Frame
-from vivavoce.media.audio import Audio
+from vivavoce.media.audio import Audio, Resampler
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8000, 48000
 CUSHION_SECONDS = 0.02  # of speech that is still coming are kept back, so that it does not run dry when a chunk is a little late
@@ -99,6 +100,7 @@ class LiveStream:
         ``longest``: seconds of speech that may wait."""
         if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
             raise ValueError(f"speech at {rate} Hz was announced: give {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}")
+        Resampler(rate, SAMPLE_RATE_HZ)  # ValueError where the rate will not do, before a session depends on it
         self.fps, self.rate, self.longest = settings.fps, rate, longest
         self.delay_seconds = animator.delay_seconds + CUSHION_SECONDS
         self.underruns = 0  # times that speech ran dry in the middle of a segment
