@@ -210,7 +210,8 @@ def test_a_cancelled_video_leaves_nothing(served: Served, ada: str) -> None:
     assert waited(lambda: served.http.get(f"/v1/videos/{video['id']}").json()["progress"] > 0, 30)
     assert served.http.delete(f"/v1/videos/{video['id']}").json()["status"] == "cancelled"
     assert waited(lambda: "vivavoce-encoder" not in {thread.name for thread in threading.enumerate()}, 10)
-    assert not list((served.folder / "videos").iterdir()) and served.http.get("/healthz").json()["videos"] == 0
+    assert waited(lambda: not list((served.folder / "videos").iterdir()), 5)
+    assert served.http.get("/healthz").json()["videos"] == 0
 
 
 @pytest.mark.parametrize(("body", "refused"), [
