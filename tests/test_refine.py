@@ -13,8 +13,9 @@ from test_render import SIDE as PORTRAIT_SIDE
 from test_render import landmarks, portrait, turned, with_lips
 
 from vivavoce import Animator
+from vivavoce.latent.correction import Inference, apply, looked
 from vivavoce.latent.motion_space import Painter, Reference
-from vivavoce.latent.refine import _STRENGTH, SIDE, Inference, Refiner, View, apply, canon, corrected, crop, restricted, stacked
+from vivavoce.latent.refine import SIDE, STRENGTH, Refiner, View, canon, corrected, crop, normalised, restricted
 from vivavoce.latent.warp import Renderer
 
 
@@ -109,13 +110,20 @@ def test_a_picture_is_corrected_as_training_corrects_the_crop() -> None:
     refiner = wild(1)
     made = seen.drawn.copy()
     apply(refiner([seen])[0], seen, seen.plain, made, (0, 0))
-    inputs = stacked([seen])
+    inputs = torch.from_numpy(looked(seen))[None].permute(0, 3, 1, 2)
     with torch.inference_mode():
         mixture = restricted(refiner.net(inputs.to(refiner.dtype)), inputs[:, 9:10])
-        gate = _STRENGTH * torch.from_numpy(seen.gate)[None, None]
+        gate = STRENGTH * torch.from_numpy(seen.gate)[None, None]
         wanted = 127.5 * (corrected(inputs[:, :3], inputs[:, 3:6], gate, mixture) + 1)
     wanted = wanted[0].clamp(0, 255).permute(1, 2, 0).numpy()
     assert np.abs(made - wanted)[1:-1, 1:-1].max() < 1.0
+
+
+def test_the_network_is_given_the_same_as_in_training() -> None:
+    seen = look(turned(with_lips(landmarks(), 25.0), 14.0))
+    given = np.concatenate([seen.plain, seen.drawn, seen.own, seen.openings[..., None], seen.displacement], -1, dtype=np.float32)
+    wanted = normalised(torch.from_numpy(given.copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(looked(seen), wanted.numpy(), atol=1e-5)
 
 
 def test_large_pictures_are_cropped_without_aliasing() -> None:
@@ -132,8 +140,8 @@ def test_weights_come_back_and_batches_are_single_frames(tmp_path: Path) -> None
     again = Inference(Refiner.load(tmp_path / "r.safetensors"))
     together, single = again(views), [again([v])[0] for v in views]
     for a, b in zip(together, single, strict=True):
-        np.testing.assert_allclose(a.addition, b.addition, atol=4.0)  # bfloat16 has eight bits
-        np.testing.assert_allclose(a.share, b.share, atol=0.05)
+        np.testing.assert_allclose(a.planes[..., 2:], b.planes[..., 2:], atol=4.0)  # bfloat16 has eight bits
+        np.testing.assert_allclose(a.planes[..., :2], b.planes[..., :2], atol=0.05)
 
 
 def test_several_frames_painted_at_once_are_those_painted_one_by_one(animator: Animator, small: Reference) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vivavoce.flow.guide import guided, pinned, with_prefix
 from vivavoce.flow.solve import euler, integrate
+from vivavoce.graph import Graph, traced
 from vivavoce.latent.closure import LEAD, TRAIL, LipClosure, demanded
 from vivavoce.latent.motion import Layout
 from vivavoce.nets.condition import Condition
@@ -81,12 +82,14 @@ class MotionGenerator:
         self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
         mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
         closure: LipClosure | None = None, vivacity: Vivacity | None = None, metadata: Mapping[str, str] | None = None,
+        fixed: bool = False,
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
         ``closure``: shuts the lips on p, b, m and in silence, where the encoder tells of them (`speech.streams`). ``vivacity``:
         makes lively voices move more; without it all move alike. ``metadata``: what was saved with the weights; "encoder" says
-        which encoder's features they want (`speech.encoders`).
+        which encoder's features they want (`speech.encoders`). ``fixed``: windows of one listener with a whole prefix, steps and
+        guidance as recommended, are a graph (`graph.traced`): they take half the time.
         """
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
         self.closure, self.vivacity = closure, vivacity
@@ -95,6 +98,7 @@ class MotionGenerator:
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
         self.scale = std * layout.spread({**unchanged, **windows.amplitude})
         self.inertia = layout.spread({**dict.fromkeys(layout.widths, 0.0), **windows.inertia})
+        self._whole = self._traced() if fixed else None
 
     def live(self) -> MotionGenerator:
         """The same network for sound that is still being spoken: in short windows it waits for less of it, and with a short
@@ -102,7 +106,7 @@ class MotionGenerator:
         windows = replace(self.windows, hop=LIVE_HOP, prefix=LIVE_PREFIX, steps=LIVE_STEPS)
         return MotionGenerator(
             self.net, self.layout, windows, mean=self.mean, std=self.std, style=self.style, silence=self.silence,
-            closure=self.closure, vivacity=self.vivacity, metadata=self.metadata,
+            closure=self.closure, vivacity=self.vivacity, metadata=self.metadata, fixed=True,
         )
 
     def start(self, seeds: int = 1) -> GeneratorState:
@@ -170,7 +174,7 @@ class MotionGenerator:
         prefix, done = state.prefix, state.done
         made, shown = [prefix[:, :0]], state.last
         while made_frames(made) < total:
-            span = levels.stride * (prefix.shape[1] + hop - 1) + 1 + levels.history + levels.lookahead
+            span = self._span(prefix.shape[1])
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
@@ -189,6 +193,11 @@ class MotionGenerator:
             heard=heard.clone(), memory=memory, prefix=prefix, said=visemes.clone(), last=shown, voice=voice,
             lively=lively.clone(), calm=state.calm, done=done,
         )
+
+    def _span(self, prefix: int) -> int:
+        """What a window after so many known frames has to hear."""
+        levels = self.net.config.levels
+        return levels.history + levels.stride * (prefix + self.windows.hop - 1) + 1 + levels.lookahead
 
     def _expected(self, features: Float[Tensor, "s w"], state: GeneratorState) -> tuple[Float[Tensor, "s f"], Memory]:
         """What the voice makes one expect at new features, and the voice so far."""
@@ -220,15 +229,35 @@ class MotionGenerator:
     def _window(
         self, heard: Tensor, prefix: Tensor, done: int, seeds: Sequence[int], steps: int, guidance: float | None
     ) -> Float[Tensor, "b t d"]:
-        hop, known = self.windows.hop, prefix.shape[1]
+        recommended = self.windows
+        fresh = torch.stack([frame_noise(seed, range(done, done + recommended.hop), self.layout.width) for seed in seeds])
+        scale = recommended.guidance if guidance is None else guidance
+        whole = prefix.shape[:2] == (1, recommended.prefix) and (steps, scale) == (recommended.steps, recommended.guidance)
+        if whole and self._whole is not None:
+            return self._whole(heard, prefix, fresh)
+        return self._solved(heard, prefix, fresh, steps, scale)
+
+    def _solved(
+        self, heard: Float[Tensor, "1 s v"], prefix: Float[Tensor, "b p d"], fresh: Float[Tensor, "b t d"], steps: int, scale: float
+    ) -> Float[Tensor, "b t d"]:
+        """The frames that follow the prefix, from noise of unit variance."""
+        count, known = len(fresh), prefix.shape[1]
         yes = torch.ones(1, dtype=torch.bool)
-        condition = self.net.listen(heard, self.style[None], known + hop, has_speech=yes, has_style=yes)
-        fresh = torch.stack([frame_noise(seed, range(done, done + hop), self.layout.width) for seed in seeds])
+        condition = self.net.listen(heard, self.style[None], known + fresh.shape[1], has_speech=yes, has_style=yes)
         start = with_prefix(torch.cat([prefix, fresh * self.noise_scale], 1), prefix)
-        scale = self.windows.guidance if guidance is None else guidance
         velocity = pinned(guided(self.net, {"speech": scale}), prefix)
         times = [i / steps for i in range(steps + 1)]
-        return integrate(velocity, start, Condition.stack([condition] * len(seeds)), times=times, step=euler)[:, known:]
+        return integrate(velocity, start, Condition.stack([condition] * count), times=times, step=euler)[:, known:]
+
+    def _traced(self) -> Graph:
+        levels, windows, width = self.net.config.levels, self.windows, self.layout.width
+
+        def solved(heard: Tensor, prefix: Tensor, fresh: Tensor) -> Tensor:
+            return self._solved(heard, prefix, fresh, windows.steps, windows.guidance)
+
+        heard = hear_silence(self.silence, levels).expand(1, self._span(windows.prefix), -1)
+        prefix, fresh = heard.new_zeros(1, windows.prefix, width), heard.new_zeros(1, windows.hop, width)
+        return traced(solved, heard, prefix, fresh, networks=(self.net,))
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Weights, statistics and configuration in one safetensors file."""

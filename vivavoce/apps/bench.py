@@ -129,8 +129,8 @@ def _spoken(animator: Animator, reference: Reference) -> Float[np.ndarray, "t 47
 
 def _watch(stages: Stages) -> None:
     """Time the methods that rendering consists of; those of `Renderer` and the network lie inside `Painter.paint`."""
+    from vivavoce.latent.correction import Inference
     from vivavoce.latent.motion_space import Painter
-    from vivavoce.latent.refine import Inference
     from vivavoce.latent.warp import Renderer
 
     for name, stage in (

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivavoce.latent.correction import Inference
 from vivavoce.latent.cover import mouth_is_covered
 from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.mouth import EYES_MM
-from vivavoce.latent.refine import Inference, Refiner
+from vivavoce.latent.refine import Refiner
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
 from vivavoce.latent.topology import BROWS, LANDMARKS, SKIN

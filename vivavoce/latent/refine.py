@@ -9,7 +9,6 @@ warp's, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, UInt8
-from numba import njit
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,11 +29,11 @@ SIDE = 144  # px of the crop
 SPAN_MM = 155.0  # what it shows: from over the brows to under the chin of an average adult
 _CENTRE = (33, 263, 61, 291)  # its centre is the mean of these landmarks of the portrait: corners of the eyes and the mouth
 CHANNELS = 12  # 3 plain, 3 drawn, 3 portrait, 1 openings, 2 displacement
-_FAR_PX = 6.0  # displacements are given in this unit
-_STRENGTH = 0.8  # share of the correction that is let through at most: what is drawn is crisper than what the network paints
+FAR_PX = 6.0  # displacements are given in this unit
+STRENGTH = 0.8  # share of the correction that is let through at most: what is drawn is crisper than what the network paints
 _STILL_PX, _MOVED_PX = 0.12, 0.6  # displacement at which correction begins, and from which it is full
-_COARSE_PX, _NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of _NEAR coarse px around their openings
-_KEEP = 4.0  # logit of what an untrained network keeps
+COARSE_PX, NEAR = 4, 7  # mouth and eyes, where all may be repainted, reach half of NEAR coarse px around their openings
+KEEP = 4.0  # logit of what an untrained network keeps
 _OPENINGS: tuple[Opening, ...] = (INNER_LIPS, RIGHT_EYE, LEFT_EYE)
 _SHIFT = 4  # bits after the point in OpenCV's polygons
 
@@ -155,21 +153,10 @@ def _gate(displacement: np.ndarray, skin: np.ndarray) -> Float32[np.ndarray, "14
     return (share * np.clip((inwards - 2) / 6, 0, 1)).astype(np.float32)
 
 
-def stacked(views: Sequence[View], device: torch.device | str = "cpu") -> Float[Tensor, "b 12 144 144"]:
-    """What the network is given of several frames, channels last in memory."""
-    out = np.empty((len(views), SIDE, SIDE, CHANNELS), np.float32)
-    for row, seen in zip(out, views, strict=True):
-        for i, picture in enumerate((seen.plain, seen.drawn, seen.own)):
-            row[..., 3 * i : 3 * i + 3] = picture
-        row[..., 9] = seen.openings
-        row[..., 10:] = seen.displacement
-    return normalised(torch.from_numpy(out).to(device).permute(0, 3, 1, 2))
-
-
 def normalised(values: Float[Tensor, "b 12 s s"]) -> Float[Tensor, "b 12 s s"]:
     """8-bit levels to -1..1, displacements in their unit; in place."""
     values[:, :9].div_(127.5).sub_(1)
-    values[:, 10:].div_(_FAR_PX).clamp_(-3, 3)
+    values[:, 10:].div_(FAR_PX).clamp_(-3, 3)
     return values
 
 
@@ -207,6 +194,11 @@ class Refiner(nn.Module):
 
     def forward(self, seen: Float[Tensor, "b 12 s s"]) -> Mixture:
         """To be `restricted`. Untrained, it trusts the drawn layers by half, keeps nearly all and adds nothing."""
+        out = F.pixel_shuffle(self.planes(seen), 2).float()
+        return Mixture(trust=out[:, :1].sigmoid(), keep=(out[:, 1:2] + KEEP).sigmoid(), addition=out[:, 2:])
+
+    def planes(self, seen: Float[Tensor, "b 12 s s"]) -> Float[Tensor, "b 20 s/2 s/2"]:
+        """Logits of trust and keep, and the additions, each as the four pixels (two rows of two) of a square."""
         x = F.silu(self.same[0](F.silu(self.look(seen))))
         kept = []
         for down, same in zip(self.down, self.same[1:4], strict=True):
@@ -216,8 +208,7 @@ class Refiner(nn.Module):
         x = x + F.silu(self.same[4](x))
         for up in self.up:
             x = F.silu(up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], 1)))
-        out = F.pixel_shuffle(self.out(F.silu(self.last(x))), 2).float()
-        return Mixture(trust=out[:, :1].sigmoid(), keep=(out[:, 1:2] + _KEEP).sigmoid(), addition=out[:, 2:])
+        return self.out(F.silu(self.last(x)))
 
     @classmethod
     def load(cls, path: Path) -> Refiner:
@@ -238,8 +229,8 @@ class Refiner(nn.Module):
 def restricted(mixture: Mixture, openings: Float[Tensor, "b 1 s s"]) -> Mixture:
     """Full authority near mouth and eyes; elsewhere nothing is taken away and additions are smooth: skin keeps its texture."""
     side = tuple(openings.shape[-2:])
-    near = F.max_pool2d(F.max_pool2d(openings, _COARSE_PX), _NEAR, 1, _NEAR // 2)
-    smooth = F.avg_pool2d(F.avg_pool2d(mixture.addition, _COARSE_PX), 3, 1, 1, count_include_pad=False)
+    near = F.max_pool2d(F.max_pool2d(openings, COARSE_PX), NEAR, 1, NEAR // 2)
+    smooth = F.avg_pool2d(F.avg_pool2d(mixture.addition, COARSE_PX), 3, 1, 1, count_include_pad=False)
     near, smooth = (F.interpolate(v, side, mode="bilinear", align_corners=False) for v in (near, smooth))
     return Mixture(
         trust=mixture.trust, keep=1 - near * (1 - mixture.keep), addition=smooth + near * (mixture.addition - smooth)
@@ -249,74 +240,6 @@ def restricted(mixture: Mixture, openings: Float[Tensor, "b 1 s s"]) -> Mixture:
 def corrected(
     plain: Float[Tensor, "b 3 s s"], drawn: Float[Tensor, "b 3 s s"], gate: Float[Tensor, "b 1 s s"], mixture: Mixture
 ) -> Float[Tensor, "b 3 s s"]:
-    """drawn + gate (mixture of plain and drawn - drawn): what `apply` does to a picture, in the crop. Colours are -1..1."""
+    """drawn + gate (mixture of plain and drawn - drawn): what `correction.apply` does to pictures. Colours are -1..1."""
     mixed = mixture.keep * (plain + mixture.trust * (drawn - plain)) + mixture.addition
     return drawn + gate * (mixed - drawn)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Correction:
-    """What makes a refined pixel. share (144, 144, 2): of plain and drawn picture; addition (144, 144, 3): 8-bit levels."""
-
-    share: Float32[np.ndarray, "144 144 2"]
-    addition: Float32[np.ndarray, "144 144 3"]
-
-
-class Inference:
-    """A refiner at work: a batch of views to corrections, in bfloat16 where the processor multiplies such matrices. Holds
-    constants only."""
-
-    def __init__(self, net: Refiner, device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
-        fast = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
-        self.dtype = torch.bfloat16 if fast else torch.float32
-        self.net = net.to(self.device, self.dtype)
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch = 1 if self.device.type == "cpu" else 16  # frames that are best refined at once
-
-    @torch.inference_mode()
-    def __call__(self, views: Sequence[View]) -> list[Correction]:
-        seen = stacked(views, self.device)
-        mixture = restricted(self.net(seen.to(self.dtype)), seen[:, 9:10])
-        # Levels are 127.5 (colour + 1), so what is not kept leaves half the levels behind.
-        shares = torch.cat([mixture.keep * (1 - mixture.trust), mixture.keep * mixture.trust], 1)
-        addition = 127.5 * (mixture.addition + 1 - mixture.keep)
-        found = torch.cat([shares, addition], 1).permute(0, 2, 3, 1).cpu().numpy()
-        corrections = []
-        for values, looked in zip(found, views, strict=True):
-            gate = _STRENGTH * looked.gate[..., None]
-            share = values[..., :2] * gate
-            share[..., 1:] += 1 - gate
-            corrections.append(Correction(share=share, addition=values[..., 2:] * gate))
-        return corrections
-
-
-def apply(
-    correction: Correction, seen: View, plain: UInt8[np.ndarray, "h w 3"], drawn: UInt8[np.ndarray, "h w 3"],
-    corner: tuple[int, int],
-) -> None:
-    """Correct a window of the picture with its top left pixel at `corner`: drawn is changed in place, plain is read."""
-    edges = np.array([[0, 0, 1], [SIDE - 1, 0, 1], [0, SIDE - 1, 1], [SIDE - 1, SIDE - 1, 1]]) @ seen.place.T - corner
-    low = np.clip(np.floor(edges.min(0)).astype(int), 0, None)
-    high = np.minimum(np.ceil(edges.max(0)).astype(int) + 1, plain.shape[1::-1])
-    if (high <= low).any():
-        return
-    place = seen.place.copy()
-    place[:, 2] -= corner + low
-    size = int(high[0] - low[0]), int(high[1] - low[1])
-    share = cv2.warpAffine(correction.share, place, size, flags=cv2.INTER_LINEAR, borderValue=(0.0, 1.0))
-    addition = cv2.warpAffine(correction.addition, place, size, flags=cv2.INTER_LINEAR)
-    part = slice(low[1], high[1]), slice(low[0], high[0])
-    _mix(plain[part], drawn[part], share, addition)
-
-
-@njit(cache=True, nogil=True)
-def _mix(plain: np.ndarray, drawn: np.ndarray, share: np.ndarray, addition: np.ndarray) -> None:
-    for y in range(share.shape[0]):
-        for x in range(share.shape[1]):
-            a, b = share[y, x, 0], share[y, x, 1]
-            if a == 0 and b == 1:
-                continue
-            for c in range(3):
-                value = a * np.float32(plain[y, x, c]) + b * np.float32(drawn[y, x, c]) + addition[y, x, c]
-                drawn[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0)))

@@ -17,13 +17,14 @@ from jaxtyping import Float32, Int32, UInt8
 
 from vivavoce.latent import topology
 from vivavoce.latent.aperture import Opening, gaps, meet
+from vivavoce.latent.correction import Correction, apply
 from vivavoce.latent.eyes import EyeSource, draw_eye, prepare_eye
 from vivavoce.latent.lips import lips_shift
 from vivavoce.latent.mouth import MouthSource, draw_mouth, prepare_mouth, smooth_inside
 from vivavoce.latent.plate import Plate, person_of, plate_of
 from vivavoce.latent.pose import Pose, flat_motion, rigid_motion
 from vivavoce.latent.raster import rasterise, settle
-from vivavoce.latent.refine import Canon, Correction, View, apply, canon, displaced, view
+from vivavoce.latent.refine import Canon, View, canon, displaced, view
 from vivavoce.latent.surround import CELLS, STILL, Borders, Surround, face_mask, surround
 from vivavoce.latent.topology import LANDMARKS, OVAL, RIGID, SKIN
 

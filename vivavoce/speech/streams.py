@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vivavoce.graph import traced
 from vivavoce.media.track import Track
 from vivavoce.speech import acoustic, prosody
 from vivavoce.speech.analysis import BLOCK, Analysis, AnalysisState
@@ -68,6 +69,8 @@ class SpeechStreams:
             },
             lookahead_seconds=spec.lookahead_seconds + network.config.lookahead_seconds, block_seconds=spec.block_seconds,
         )
+        start = self.network.start(torch.zeros(acoustic.WIDTH))
+        self._hear = traced(self._heard, torch.zeros(block, acoustic.WIDTH), *start, networks=(network,))
         second = features(self.analysis, torch.zeros(spec.sample_rate_hz)).values[0]
         self._silence = second[len(second) // 2]
 
@@ -95,8 +98,9 @@ class SpeechStreams:
             analysed = torch.cat([analysed, self._silence.expand(ahead + spare, -1)])
         phonetic, parts = state.phonetic, [known.new_zeros(0, self.network.config.bottleneck + len(VISEMES))]
         for begin in range(0, len(analysed), self._block):
-            part, phonetic = self.network.step(analysed[begin : begin + self._block, : acoustic.WIDTH], phonetic)
-            parts.append(torch.cat([part, self.network.visemes(part)], dim=1))
+            part, *after_part = self._hear(analysed[begin : begin + self._block, : acoustic.WIDTH].contiguous(), *phonetic)
+            parts.append(part)
+            phonetic = tuple(after_part)
         heard = torch.cat(parts)
         heard = heard[max(0, ahead - round(track.start * RATE_HZ)) :]  # the first outputs belong to frames before the sound
         count = len(known) if last else len(heard)
@@ -104,3 +108,8 @@ class SpeechStreams:
         values = torch.cat([spectral, heard[:count], prosodic], dim=1)
         after = StreamsState(analysis=analysis, phonetic=phonetic, pending=known[count:].clone())
         return Track(values=values[None], rate=float(RATE_HZ), start=first / RATE_HZ), after
+
+    def _heard(self, spectra: Float[Tensor, "n c"], *state: Tensor) -> tuple[Tensor, ...]:
+        """A block of acoustic features to bottleneck and visemes, side by side, and the network's state after it."""
+        part, after = self.network.step(spectra, state)
+        return torch.cat([part, self.network.visemes(part)], dim=1), *after
