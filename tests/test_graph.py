@@ -30,16 +30,6 @@ def test_a_graph_is_its_function_for_inputs_that_it_has_not_seen() -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_a_graph_keeps_the_weights_that_it_was_traced_with() -> None:
-    net = network()
-    graph, x = traced(net, torch.zeros(2, 6), networks=(net,)), torch.ones(2, 6)
-    before = net(x).detach()
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(1.0)
-    torch.testing.assert_close(graph(x), before)
-
-
 @pytest.mark.parametrize("seed", [0, 7])
 def test_live_windows_are_those_of_the_network(animator: Animator, seed: int) -> None:
     """The graph of a live generator, and its plain computation, on features that it was not traced with."""

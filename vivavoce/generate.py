@@ -238,7 +238,8 @@ class MotionGenerator:
         return self._solved(heard, prefix, fresh, steps, scale)
 
     def _solved(
-        self, heard: Float[Tensor, "1 s v"], prefix: Float[Tensor, "b p d"], fresh: Float[Tensor, "b t d"], steps: int, scale: float
+        self, heard: Float[Tensor, "1 s v"], prefix: Float[Tensor, "b p d"], fresh: Float[Tensor, "b t d"], steps: int,
+        scale: float,
     ) -> Float[Tensor, "b t d"]:
         """The frames that follow the prefix, from noise of unit variance."""
         count, known = len(fresh), prefix.shape[1]

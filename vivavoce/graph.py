@@ -25,8 +25,8 @@ def traced(function: Callable[..., Any], *given: Tensor, networks: tuple[nn.Modu
     """The function, for inference on inputs of the shapes and types of those given.
 
     What depends on constants only is computed once, and between its operators no other thread waits for Python's lock. Results
-    are equal but for rounding. ``networks``: those that it uses, in evaluation mode; their weights are copied as they are now.
-    The function must do the same whatever the inputs' numbers are, and return a tensor or a tuple of tensors.
+    are equal but for rounding. ``networks``: those that it uses, for evaluation; their weights must not change any more. The
+    function must do the same whatever the inputs' numbers are, and return a tensor or a tuple of tensors.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are constants here, which is what it warns of

@@ -21,8 +21,8 @@ _NEIGHBOURS = cv2.boxFilter(np.ones((_COARSE, _COARSE), np.float32), -1, (3, 3),
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """What is added to a drawn pixel. planes (144, 144, 5): factors of the plain and of the drawn picture, and 8-bit levels of each
-    colour; all are 0 where nothing is corrected."""
+    """What is added to a drawn pixel. planes (144, 144, 5): factors of the plain and of the drawn picture, and 8-bit levels of
+    each colour; all are 0 where nothing is corrected."""
 
     planes: Float32[np.ndarray, "144 144 5"]
 
