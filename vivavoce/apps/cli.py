@@ -261,6 +261,30 @@ class TrainRenderer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainPost:
+    """Post-train the motion network on what it makes itself, and judge what that bought on the recordings of the split `val`."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    objective: Literal["sft", "ladder_dpo", "forward_process"] = "ladder_dpo"
+    """How: supervised, by ReFree-S2V's ladder of masked speech, or by DiffusionNFT with rewards from the ladder."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
+    """Folder with the motion.safetensors to begin with."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_post(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
@@ -270,6 +294,7 @@ class Train:
         | Annotated[TrainPhonetic, subcommand("phonetic")]
         | Annotated[TrainMotion, subcommand("motion")]
         | Annotated[TrainRenderer, subcommand("renderer")]
+        | Annotated[TrainPost, subcommand("post")]
     )
 
     def run(self) -> None:

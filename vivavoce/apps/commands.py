@@ -20,8 +20,9 @@ from vivavoce.animate import Animator, Controls
 from vivavoce.apps import export, interrupt
 from vivavoce.apps.progress import reporter, shown
 from vivavoce.latent.mesh import FaceModel
+from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
-from vivavoce.media.files import check_writable
+from vivavoce.media.files import check_writable, require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output, read_frames, video_seconds
@@ -149,6 +150,37 @@ def train_renderer(options: cli.TrainRenderer) -> None:
     with reporter() as report:
         weights = train_renderer(recipe, prepare_units(recipe, model, report), report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def train_post(options: cli.TrainPost) -> None:
+    """Rollouts, post-training, and the verdict on the split `val`, each of which goes on where an earlier run stopped."""
+    from vivavoce.apps.verdicts import write_verdict
+    from vivavoce.generate import MotionGenerator
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.motion import MotionRecipe, loss_weight, prepare
+    from vivavoce.train.post import PostRecipe, train_post
+    from vivavoce.train.rollout import RolloutRecipe, rollouts
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    folder = options.weights or _shipped()
+    require_file(folder / "motion.safetensors", "weights of the motion network")
+    base = MotionGenerator.load(folder / "motion.safetensors")
+    model, encoder = _parts(folder)
+    recipe = PostRecipe(out=options.output, objective=options.objective, seed=options.seed)
+    recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
+    motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
+        rolled = rollouts(base, examples["train"], ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report)
+        weights = train_post(
+            recipe, base, examples["train"], rolled, ladder, loss_weight(motion, base.layout, model, base.std), report, report.say
+        )
+        table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
+    print(table)
+    print(f"{weights}: post-trained for {recipe.steps} steps")
 
 
 def train_corpus(options: cli.TrainCorpus) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,14 @@ class Schedule:
 
 
 class Run(Generic[N]):
-    """A network on its way: optimiser, moving average of the weights, step, and their checkpoint in ``file``."""
+    """A network on its way: optimiser, moving average of the weights, step, and their checkpoint in ``file``.
 
-    def __init__(self, net: N, schedule: Schedule, file: Path):
+    ``companion``: other weights that go with it, such as a reference that follows; saved and restored, never updated here.
+    """
+
+    def __init__(self, net: N, schedule: Schedule, file: Path, companion: Mapping[str, Tensor] | None = None):
         self.net, self.schedule, self.file, self.step = net, schedule, file, 0
+        self.companion = dict(companion or {})
         self.average = {k: v.clone() for k, v in net.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.98)
@@ -72,7 +77,7 @@ class Run(Generic[N]):
     def save(self) -> None:
         """A complete file at every moment, whenever the process ends."""
         partial = self.file.with_suffix(".part")
-        networks = {"net": self.net.state_dict(), "average": self.average}
+        networks = {"net": self.net.state_dict(), "average": self.average, "companion": self.companion}
         torch.save({**networks, "optimiser": self.optimiser.state_dict(), "step": self.step}, partial)
         partial.rename(self.file)
 
@@ -84,6 +89,8 @@ class Run(Generic[N]):
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.step = state["average"], state["step"]
+        for key, weight in state.get("companion", {}).items():
+            self.companion[key].copy_(weight)
         return True
 
 
