@@ -42,12 +42,26 @@ def bootstrap(
     """
     values = np.asarray(values, np.float64)
     known = ~np.isnan(values)
-    chosen = None if groups is None else [name for name, there in zip(groups, known, strict=True) if there]
     numbers = values[known]
-    return bootstrap_of(
-        len(numbers), lambda clips: float(statistic(numbers[clips], axis=0)), groups=chosen, seed=seed, resamples=resamples,
-        level=level,
-    )
+    if groups is not None:
+        kept = [name for name, there in zip(groups, known, strict=True) if there]
+        return bootstrap_of(
+            len(numbers), lambda clips: float(statistic(numbers[clips], axis=0)), groups=kept, seed=seed, resamples=resamples,
+            level=level,
+        )
+    count = len(numbers)
+    if count < 2:
+        return _interval(float(numbers[0]) if count else float("nan"), np.array([]), count, level)
+    chosen = np.random.default_rng(seed).integers(0, count, (resamples, count))  # all at once, which is a hundred times faster
+    return _interval(float(statistic(numbers, axis=0)), statistic(numbers[chosen], axis=1), count, level)
+
+
+def _interval(value: float, found: Float[np.ndarray, " r"], count: int, level: float) -> Interval:
+    """The interval that resamples make; without any, it has no ends."""
+    if not len(found):
+        return Interval(value=value, low=float("nan"), high=float("nan"), count=count)
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, low=float(low), high=float(high), count=count)
 
 
 def difference(
@@ -75,14 +89,10 @@ def bootstrap_of(
     different clips there are (`distances.frechet`) come out somewhat higher in resamples, and so do their intervals.
     """
     if count == 0:
-        return Interval(value=float("nan"), low=float("nan"), high=float("nan"), count=0)
-    value = figure(np.arange(count))
-    kinds = count if groups is None else len(set(groups))
-    if kinds == 1:
-        return Interval(value=value, low=float("nan"), high=float("nan"), count=count)
-    found = np.array([figure(clips) for clips in resampled(count, groups=groups, seed=seed, resamples=resamples)])
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value=value, low=float(low), high=float(high), count=count)
+        return _interval(float("nan"), np.array([]), count, level)
+    value, several = figure(np.arange(count)), (count if groups is None else len(set(groups))) > 1
+    sets = resampled(count, groups=groups, seed=seed, resamples=resamples) if several else ()
+    return _interval(value, np.array([figure(clips) for clips in sets]), count, level)
 
 
 def resampled(

@@ -37,23 +37,29 @@ def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     return frechet_of_gaussians(a.mean(0), cov_a, b.mean(0), cov_b)
 
 
-def mesh_frechet(real: Float[np.ndarray, "t d"], generated: Float[np.ndarray, "s d"], *, components: int = COMPONENTS) -> float:
-    """Mesh-FID as the judge has it: `frechet` in the `principal` components of the real frames; face heights squared, low is good.
+def mesh_frechet(
+    real: Float[np.ndarray, "t d"], generated: Float[np.ndarray, "s d"], *, components: int = COMPONENTS
+) -> float:
+    """Mesh-FID as the judge has it: `frechet` in the `principal` components of the real frames.
 
-    Rows are `latent.mesh.flat_mesh`: un-normalised vertices, so expression and head pose together (Mohamed et al.,
-    arXiv 2606.13304, on all vertices). It sees which poses there are and how much they vary, not how one follows the other:
-    shuffled frames are as good. Heads outweigh lips by far.
+    Face heights squared, low is good. Rows are `latent.mesh.flat_mesh`: un-normalised vertices, so expression and head pose
+    together (Mohamed et al., arXiv 2606.13304, on all vertices). It sees which poses there are and how much they vary, not how
+    one follows the other: shuffled frames are as good. Heads outweigh lips by far.
     """
     mean, basis = principal(real, components)
     return frechet((real - mean) @ basis, (generated - mean) @ basis)
 
 
 def principal(samples: Float[np.ndarray, "n d"], components: int) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d c"]]:
-    """Mean, and the directions in which the samples vary most, of four to eight thousand of them."""
+    """Mean of the samples, and the directions in which they vary most, as columns; from four to eight thousand of them."""
+    samples = np.asarray(samples, np.float64)
     mean = samples.mean(0)
     some = samples[:: max(1, len(samples) // ENOUGH)] - mean
-    last = samples.shape[1]
-    _, vectors = eigh(some.T @ some, subset_by_index=(max(last - components, 0), last - 1))
+    width = samples.shape[1]
+    if len(some) < width:
+        _, _, axes = np.linalg.svd(some, full_matrices=False)
+        return mean, axes[:components].T
+    _, vectors = eigh(some.T @ some, subset_by_index=(max(width - components, 0), width - 1))  # several times faster
     return mean, vectors[:, ::-1]
 
 

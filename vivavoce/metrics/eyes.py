@@ -1,5 +1,5 @@
-"""Blinks: how many, how fast and how deep, from the curve of the eyes' opening (height of the lids' gap over its width, a value a frame, without
-gaps)."""
+"""Blinks: how many, how fast and how deep, from the curve of the eyes' opening: height of the lids' gap over its width, a value a
+frame, none missing."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from vivavoce.metrics.dynamics import smoothed
 
 LEAST = np.radians(1e-3)  # added to each axis of a spread, so that one still axis does not make it zero
 STILL = np.radians(0.5)  # a second: slower heads differ by the tracker's noise only
+ROUNDING = 1e-9  # radians per second; a head that does not move has no beats
 WINDOWS_SECONDS = (0.2, 0.4, 0.8, 1.6)
 BEAT_TOLERANCE_SECONDS = 0.1
 UNRELATED_SECONDS = 0.5  # beats that are moved so far and further meet the head's by chance
@@ -70,7 +71,7 @@ def diversity(rotations: Sequence[Float[np.ndarray, "t 3"]]) -> float:
 def kinematic_beats(rotation: Float[np.ndarray, "t 3"], rate_hz: float) -> Int[np.ndarray, " n"]:
     """Frames where the smoothed head is slower than before and after: where it turns back or comes to rest."""
     moving = speeds(smoothed(rotation), rate_hz)
-    return 1 + np.flatnonzero((moving[1:-1] < moving[:-2]) & (moving[1:-1] <= moving[2:]))
+    return 1 + np.flatnonzero((moving[1:-1] < moving[:-2] - ROUNDING) & (moving[1:-1] <= moving[2:]))
 
 
 def beat_align(

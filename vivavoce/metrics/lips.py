@@ -1,8 +1,8 @@
 """How well generated lips follow recorded ones, from curves of the lips' opening (or the mouth's width) at the motion's rate.
 
 The definitions are those of the independent judge (correlation, lag, gain, closures), `docs/log.md` says "(curves)" where they
-were computed without rendering. Curves have a value a frame, in face heights, and no gaps. Comparing with one recording asks for this
-speaker's habits too: another take of the same sentence would not reach a correlation of 1 either.
+were computed without rendering. Curves have a value a frame, in face heights, and no gaps. A comparison with one recording
+asks for this take's habits too: another take of the sentence would not correlate perfectly either.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def silent_stability(opening: Float[np.ndarray, " t"], silent: Bool[np.ndarray, 
     """How still lips are in silence: root mean square of the opening about the mean of each silence, face heights.
 
     From 0, still; low is good, though people do move their lips in pauses: the recording's is the measure. Silences of fewer
-    than SHORTEST frames are left out; NaN without others. A mouth that hangs open is still too. Lips open before they sound: end silences
-    early. THEval's has the same aim (`theval.silent_lips`), but hardly sees a mouth that moves less than half of the time.
+    than SHORTEST frames are left out; NaN without others. A mouth that hangs open is still too. Lips open before they sound:
+    end silences early. THEval's has the same aim (`theval.silent_lips`) but, a median, misses what moves half of the time.
     """
     assert opening.shape == silent.shape, (opening.shape, silent.shape)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(int)))
