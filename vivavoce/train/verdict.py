@@ -33,7 +33,7 @@ MESH = "mesh_frechet"
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A recording and what was made of its sound. ``figures``: means over the takes; ``real``, ``made``: meshes, a row a frame."""
+    """A recording, and what its sound became. ``figures``: means over the takes; ``real``, ``made``: meshes, one row a frame."""
 
     clip: str
     group: str
