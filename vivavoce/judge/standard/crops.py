@@ -44,7 +44,7 @@ def sync_crops(frames: Iterable[Image], points: Float[np.ndarray, "t 478 3"]) ->
 
 
 def aligned_face(image: Image, points: Float[np.ndarray, "478 3"]) -> UInt8[np.ndarray, "112 112 3"]:
-    """The face as InsightFace aligns it: the similarity that takes five points nearest to their places; black around the picture."""
+    """The face as InsightFace aligns it: the similarity that takes five points nearest to their places."""
     five = np.array([points[[a, b], :2].mean(0) for a, b in _FIVE], dtype=np.float64)
     return cv2.warpAffine(image, similarity(five, _FACE_PLACES), (FACE_SIDE, FACE_SIDE), borderValue=0)
 

@@ -18,7 +18,7 @@ EVERY = 5  # frames
 # The files of each kind: what the package lpips ships, and what torchvision downloads.
 FILES = {"alex": ("alex.pth", "alexnet-owt-7be5be79.pth"), "vgg": ("vgg.pth", "vgg16-397923af.pth")}
 EXPECTED = (
-    "a folder with alex.pth of the package lpips and torchvision's alexnet-owt-7be5be79.pth, or with vgg.pth and vgg16-397923af.pth"
+    "a folder with alex.pth of the package lpips and torchvision's alexnet-owt-7be5be79.pth, or vgg.pth and vgg16-397923af.pth"
 )
 # Convolutions as (inputs, outputs, kernel, stride, padding), "pool", and "tap" where maps are compared.
 _ALEX = (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 _Network = TypeVar("_Network", bound=nn.Module)
 # How many training batches a normalisation has seen: nothing computes with it, and files from before PyTorch 0.4.1 lack it.
 _COUNTER = "num_batches_tracked"
+# How PyTorch says that a pickle asks for something that is no tensor.
+_FOREIGN = re.compile(r"unsupported (global|class)", re.IGNORECASE)
 # What PyTorch raises for files that are damaged or something else altogether.
 _UNREADABLE = (
     pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError,
@@ -24,10 +28,13 @@ _UNREADABLE = (
 
 def is_program(path: str | Path) -> bool:
     """Whether the file is a TorchScript archive: a network with its code, where state dicts are numbers alone."""
-    if not zipfile.is_zipfile(path):
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") or "/code/" in name for name in archive.namelist())
 
 
 def require_file(path: str | Path, expected: str) -> Path:
@@ -50,15 +57,15 @@ def read_weights(path: str | Path, expected: str) -> dict[str, Tensor]:
     if is_program(path):
         raise ValueError(f"{path} is a TorchScript program: expected a state dict, {expected}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "Unsupported" not in str(error):
-            raise ValueError(_damaged(path, expected)) from error
-        raise ValueError(
-            f"{path} holds more than weights, or no weights at all, and is not opened, since such files can run code: expected a "
-            f"state dict, {expected}"
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of files that are no such files, which is about to be said
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
+        if isinstance(error, pickle.UnpicklingError) and _FOREIGN.search(str(error)):
+            raise ValueError(
+                f"{path} holds more than weights and is not opened, since such files can run code: expected a state dict, "
+                f"{expected}"
+            ) from error
         raise ValueError(_damaged(path, expected)) from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         parts = found.values() if isinstance(found, Mapping) else [found]
