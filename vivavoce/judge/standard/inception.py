@@ -17,8 +17,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from vivavoce.judge.standard.crops import Image
+from vivavoce.judge.standard.sets import set_distance
 from vivavoce.judge.standard.weights import fill, read_weights
-from vivavoce.metrics.distances import frechet
 
 EXPECTED = "pt_inception-2015-12-05-6726825d.pth of mseitzer/pytorch-fid"
 WIDTH = 2048
@@ -177,9 +177,7 @@ def fid(real: Float[np.ndarray, "n 2048"], generated: Float[np.ndarray, "m 2048"
 
     Of few pictures it is far too high (a thousand are few) and comparable only with FIDs of equally many; NaN of fewer than two.
     """
-    if min(len(real), len(generated)) < 2:
-        return float("nan")
-    return frechet(real.astype(np.float64), generated.astype(np.float64))
+    return set_distance(real, generated)
 
 
 def _strip(inputs: int, outputs: int, shape: tuple[tuple[int, int], tuple[int, int]]) -> Unit:
