@@ -1,0 +1,1 @@
+"""Figures of videos: what generated ones are worth, beside their recordings or alone."""
