@@ -1,1 +1,1 @@
-"""Videos of talking faces looked at, measured, and compared with recordings. It knows videos and sounds, not how they were made."""
+"""Videos of talking faces: looked at, measured, compared with recordings. How they were made is not known here."""

@@ -78,7 +78,7 @@ class Evaluation:
 
 
 def evaluate(
-    pairs: Sequence[Pair], out: Path, *, options: Options = Options(), figures: Sequence[Figure] = FIGURES,  # noqa: B008
+    pairs: Sequence[Pair], out: Path, *, options: Options = Options(), figures: Sequence[Figure] = FIGURES,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judges every pair and writes report.json, report.md and index.html into the folder ``out``.

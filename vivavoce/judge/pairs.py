@@ -20,7 +20,7 @@ _FILES = ("recording", "audio", "driving", "portrait")
 class Pair:
     """A generated video and what it can be held against.
 
-    ``name``: of the clip; the same for the same clip made by different systems. ``recording``: of the same person saying the same.
+    ``name``: of the clip; the same for the same clip made by different systems. ``recording``: of the person saying the same.
     ``audio``: what the video should say; without it the sound of the recording, the driving video or the video itself.
     ``driving``: whose motion it should have. ``portrait``: the picture that was animated. ``transcript``: the English words.
     ``group``: clips that are also summed up on their own. ``system``: who made the video. ``rewards``: figures that its maker was
@@ -119,7 +119,7 @@ def _text(path: Path) -> str:
 
 
 def _unique(pairs: Sequence[Pair], path: Path) -> list[Pair]:
-    """Clips of one system with the same name get their folder's name before it; ValueError where that does not tell them apart."""
+    """Clips of one system with the same name get their folder's name before it; ValueError where that tells nothing apart."""
     count = Counter((pair.system, pair.name) for pair in pairs)
     named = [
         replace(pair, name=f"{pair.generated.parent.name}/{pair.name}") if count[pair.system, pair.name] > 1 else pair
