@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def kept(folder: Path | None, what: str, files: tuple[Path, ...], work: Callable[[], Arrays]) -> Arrays:
-    """The arrays that ``work`` makes of the files, from the folder where they are there already; ``what``: the kind and version of
+    """The arrays that ``work`` makes of the files, or those in the folder if it made them before; ``what``: kind and version of
     the work. Written whole or not at all; nothing is kept without a folder."""
     if folder is None:
         return work()

@@ -31,20 +31,25 @@ LEAST_FOUND = 0.5  # share of frames with a face, under which there is nothing t
 SHARP_EVERY = 5  # frames
 MOUTH_SIDE, FACE_SIDE = 96, 192  # px that sharpness is measured at, so that the video's size does not matter
 SHOTS = 16  # frames at most that are kept to be looked at closely, spread over the whole video
+DESCRIBED = 8  # about so many of them are asked whose face it is: each takes a tenth of a second
 SHOT_SIDE = 640  # px
 THUMB_SIDE = 144
+_SHAPE_SHARE = 0.02  # by which proportions may differ
 _PERSONS = 4  # shots whose person is cut out to find the background
 _VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """``points``: landmarks in px at RATE_HZ from the first frame on, gaps bridged linearly. ``found``: whether each frame of the
-    file had a face; ``frame_rate_hz``: of the file. ``mouth_sharp``, ``face_sharp``: mean sharpness of crops. ``border``: change of
-    the border from each frame of the file to the next, levels. ``colours``: each frame's mean colour, levels. ``background``:
-    standard deviation over time of pixels that never show the person, levels; NaN where none is known. ``descriptors``: face
-    descriptors of the shots that had one; ``described``: whether they were asked for. ``thumbs``: the shots, small, at ``times``
-    (seconds)."""
+    """What was seen of a video.
+
+    ``points``: landmarks in px at RATE_HZ from the first frame on, gaps bridged linearly. ``found``: whether each frame of the
+    file had a face; ``frame_rate_hz``: of the file. ``mouth_sharp``, ``face_sharp``: mean sharpness of crops. ``border``: its
+    border's change from each frame of the file to the next, levels. ``colours``: each frame's mean colour, levels.
+    ``background``: standard deviation over time of pixels that never show the person, levels; NaN where none is known.
+    ``descriptors``: face descriptors of shots that had one; ``described``: whether they were asked for. ``thumbs``: the shots,
+    small, at ``times`` (seconds).
+    """
 
     points: Float32[np.ndarray, "t 478 3"]
     found: Bool[np.ndarray, " n"]
@@ -123,14 +128,24 @@ def compare(generated: Path, recording: Path, folder: Path | None) -> Likeness:
     def work() -> Arrays:
         shots: _Shots[tuple[np.ndarray, np.ndarray]] = _Shots()
         for ours, theirs in zip(read_video(generated), read_video(recording), strict=False):  # the shorter one ends it
-            shots.offer(lambda a=ours.image, b=theirs.image: (a, b))
-        pairs = [(_resized(a, b.shape), b) for a, b in shots.kept if abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) < 0.02]
+            shots.offer(partial(_both, ours.image, theirs.image))
+        pairs = [(_resized(a, b.shape), b) for a, b in shots.kept if _same_shape(a, b)]
         if not pairs:
             return {"psnr": np.array(np.nan), "ssim": np.array(np.nan)}
-        return {"psnr": np.array(np.mean([psnr(a, b) for a, b in pairs])), "ssim": np.array(np.mean([ssim(a, b) for a, b in pairs]))}
+        found = {"psnr": [psnr(a, b) for a, b in pairs], "ssim": [ssim(a, b) for a, b in pairs]}
+        return {name: np.array(np.mean(values)) for name, values in found.items()}
 
     arrays = kept(folder, f"compare {_VERSION}", (generated, recording), work)
     return Likeness(psnr=float(arrays["psnr"]), ssim=float(arrays["ssim"]))
+
+
+def _both(a: Image, b: Image) -> tuple[Image, Image]:
+    return a, b
+
+
+def _same_shape(a: Image, b: Image) -> bool:
+    """Whether the sides have the same proportions; pictures of others show other things."""
+    return abs(a.shape[0] * b.shape[1] / (a.shape[1] * b.shape[0]) - 1) < _SHAPE_SHARE
 
 
 class _Shots(Generic[T]):
@@ -159,7 +174,12 @@ class _Shot:
 
 
 def _watch(video: Path, describe: Describe | None) -> Arrays:
-    points, times, mouths, faces, borders, colours = [], [], [], [], [], []
+    points: list[np.ndarray] = []
+    colours: list[np.ndarray] = []
+    times: list[float] = []
+    mouths: list[float] = []
+    faces: list[float] = []
+    borders: list[float] = []
     shots: _Shots[_Shot] = _Shots()
     previous: np.ndarray | None = None
     size = (0, 0)
@@ -179,15 +199,17 @@ def _watch(video: Path, describe: Describe | None) -> Arrays:
             previous, size = image, (image.shape[1], image.shape[0])
     seen = np.array([not np.isnan(p[0, 0]) for p in points])
     if seen.mean() < LEAST_FOUND:
-        raise ValueError(f"{video} has a face in only {seen.mean():.0%} of its {len(seen)} frames: give a video of a talking face")
-    described = [d for s in shots.kept if describe and s.points is not None and (d := describe(s.image, s.points)) is not None]
+        share = f"{seen.mean():.0%} of its {len(seen)} frames"
+        raise ValueError(f"{video} has a face in only {share}: give a video of a talking face")
+    closely = shots.kept[:: max(1, len(shots.kept) // DESCRIBED)] if describe is not None else []
+    described = [d for s in closely if describe and s.points is not None and (d := describe(s.image, s.points)) is not None]
     return {
         "points": at_rate(np.stack(points), np.array(times)), "found": seen, "size": np.array(size),
         "frame_rate_hz": np.array((len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else RATE_HZ),
         "mouth_sharp": np.array(_mean(mouths)), "face_sharp": np.array(_mean(faces)), "border": np.array(borders),
-        "colours": np.stack(colours), "background": np.array(_background(shots.kept)), "described": np.array(describe is not None),
-        "descriptors": np.array(described).reshape(len(described), -1), "thumbs": np.stack([_thumb(s.image) for s in shots.kept]),
-        "times": np.array([s.time - times[0] for s in shots.kept]),
+        "colours": np.stack(colours), "background": np.array(_background(shots.kept)),
+        "described": np.array(describe is not None), "descriptors": np.array(described).reshape(len(described), -1),
+        "thumbs": _thumbs(shots.kept), "times": np.array([s.time - times[0] for s in shots.kept]),
     }
 
 
@@ -196,8 +218,9 @@ def at_rate(points: Float32[np.ndarray, "n 478 3"], times: Float[np.ndarray, " n
     found = ~np.isnan(points[:, 0, 0])
     index = np.arange(len(points))
     clock = np.arange(0, times[-1] - times[0] + 1e-6, 1 / RATE_HZ)
-    whole = np.stack([np.interp(index, index[found], c[found]) for c in points.reshape(len(points), -1).T])
-    return np.stack([np.interp(clock, times - times[0], c) for c in whole], 1).reshape(len(clock), *points.shape[1:]).astype(np.float32)
+    bridged = [np.interp(index, index[found], c[found]) for c in points.reshape(len(points), -1).T]
+    sampled = np.stack([np.interp(clock, times - times[0], c) for c in bridged], 1)
+    return sampled.reshape(len(clock), *points.shape[1:]).astype(np.float32)
 
 
 def _shot(image: Image, time: float, points: Float32[np.ndarray, "478 3"] | None) -> _Shot:
@@ -235,9 +258,12 @@ def _background(shots: list[_Shot]) -> float:
     return background_stability([shot.image for shot in usable], never)
 
 
-def _thumb(image: Image) -> Image:
-    scale = THUMB_SIDE / max(image.shape[:2])
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+def _thumbs(shots: list[_Shot]) -> UInt8[np.ndarray, "s h w 3"]:
+    """The shots with THUMB_SIDE px on the longer side."""
+    height, width = shots[0].image.shape[:2]
+    scale = THUMB_SIDE / max(height, width)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)), 3)
+    return np.stack([_resized(shot.image, shape) for shot in shots])
 
 
 def _resized(image: Image, shape: tuple[int, ...]) -> Image:
