@@ -18,6 +18,7 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.plate import person_of
 from vivavoce.latent.topology import LANDMARKS, OVAL
 from vivavoce.latent.tracker import FaceTracker, find_faces
+from vivavoce.media.files import require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import read_video
 from vivavoce.metrics.pictures import background_stability, border_change, crop, mean_colour, psnr, sharpness, ssim
@@ -96,6 +97,7 @@ class Likeness:
 
 def look(video: Path, folder: Path | None, describe: Describe | None = None) -> Look:
     """Watches a video, or remembers it. Raises as `read_video` does, and ValueError where there is a face in too few frames."""
+    require_file(video, "video")
     described = describe is not None
     arrays = kept(folder, f"look {_VERSION} {described}", (video,), partial(_watch, video, describe))
     values: dict = dict(arrays)
@@ -107,6 +109,8 @@ def look(video: Path, folder: Path | None, describe: Describe | None = None) -> 
 
 def look_at_portrait(picture: Path, folder: Path | None, describe: Describe | None = None) -> Still:
     """The largest face of a picture. Raises as `Portrait.open` does, and ValueError where there is no face."""
+
+    require_file(picture, "portrait")
 
     def work() -> Arrays:
         image = Portrait.open(picture).image

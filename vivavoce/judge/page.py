@@ -192,7 +192,8 @@ def _list(ranked: Sequence[Ranked], evaluation: Evaluation) -> Iterator[str]:
     yield '<th class="n">Mean rank</th><th>Worst in</th></tr></thead><tbody>'
     for i, clip in enumerate(ranked[:SHOWN_CLIPS]):
         pair = clip.row.pair
-        system = f'<td class="s">{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>' if len(evaluation.systems) > 1 else ""
+        named = f'<td class="s">{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>'
+        system = named if len(evaluation.systems) > 1 else ""
         said = ", ".join(f"{escape(f.title)} {_value(f, clip.row)}" for f in clip.worst)
         yield f'<tr><td class="n">{i + 1}</td><td><a href="#clip{i + 1}">{escape(pair.name)}</a></td>{system}'
         yield f'<td class="n">{clip.badness:.2f}</td><td class="said">{said}</td></tr>'

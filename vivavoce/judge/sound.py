@@ -14,6 +14,7 @@ from scipy.signal import find_peaks
 
 from vivavoce.judge.kept import Arrays, kept
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.media.files import require_file
 from vivavoce.speech.align import grid_words, words_of
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import RATE_HZ as FEATURE_RATE_HZ
@@ -77,6 +78,7 @@ def words_for(transcript: str | None, *names: str) -> tuple[str, ...]:
 
 def hear(sound: Path, words: Sequence[str], folder: Path | None, align: Align | None) -> Heard:
     """Listens to a sound or video file, or remembers it. Without ``align`` there are no phones. Raises as `read_audio` does."""
+    require_file(sound, "sound")
     wanted = tuple(words) if align is not None else ()
     arrays = kept(folder, f"hear {_VERSION} {' '.join(wanted)}", (sound,), lambda: _listen(sound, wanted, align))
     values = {name: array for name, array in arrays.items() if name != "note"}
