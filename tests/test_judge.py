@@ -210,7 +210,7 @@ def test_looks_of_other_lengths_are_cut_to_the_same_moments(recorded: Look) -> N
 
 def test_sound_that_is_shorter_than_the_pictures_goes_on_as_it_ended(recorded: Look) -> None:
     heard = Heard(
-        loudness=np.linspace(0, 1, 40), prosody=np.random.default_rng(0).normal(size=(40, 4)), silent=np.arange(40) > 20,
+        loudness=np.linspace(0, 1, 40), level_db=np.random.default_rng(0).normal(size=40), silent=np.arange(40) > 20,
         beats=np.array([0.2, 0.9]), wave=np.ones(80), starts=np.zeros(0), ends=np.zeros(0), phones=np.zeros(0, int),
     )
     found = figures_of(Evidence(pair=PAIR, shown=recorded, heard=heard))

@@ -56,9 +56,10 @@ def gather(pair: Pair, folder: Path | None, tools: Tools) -> tuple[Evidence, tup
         if other is not None and abs(other.seconds - shown.seconds) > UNEQUAL_SECONDS:
             least = min(other.seconds, shown.seconds)
             notes.append(f"lasts {shown.seconds:.1f} s, its {what} {other.seconds:.1f} s: the first {least:.1f} s were compared")
+    sound = _sound(pair, notes)
     evidence = aligned(Evidence(
-        pair=pair, shown=shown, recording=recording, driving=driving, heard=_sound(pair, folder, tools, notes),
-        portrait=portrait, likeness=likeness,
+        pair=pair, shown=shown, recording=recording, driving=driving, heard=_heard(pair, sound, folder, tools, notes),
+        portrait=portrait, likeness=likeness, video=pair.generated, sound=sound,
     ))
     if len(evidence.shown.points) < SHORTEST:
         raise ValueError(
@@ -67,14 +68,19 @@ def gather(pair: Pair, folder: Path | None, tools: Tools) -> tuple[Evidence, tup
     return evidence, tuple(notes)
 
 
-def _sound(pair: Pair, folder: Path | None, tools: Tools, notes: list[str]) -> Heard | None:
-    """What the video should say, by the first file that has a sound."""
+def _sound(pair: Pair, notes: list[str]) -> Path | None:
+    """The first file that has what the video should say."""
     source = pair.audio
     for video in (pair.recording, pair.driving, pair.generated):
         if source is None and video is not None and video.is_file() and _try(partial(has_sound, video), notes):
             source = video
     if source is None:
         notes.append("there is no sound to judge it by")
+    return source
+
+
+def _heard(pair: Pair, source: Path | None, folder: Path | None, tools: Tools, notes: list[str]) -> Heard | None:
+    if source is None:
         return None
     names = [path.stem for path in (pair.recording, pair.generated) if path is not None]
     words = _try(partial(words_for, pair.transcript, pair.name, *names), notes) or ()
