@@ -55,8 +55,6 @@ def page(
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
-    for note in evaluation.notes:
-        yield f'<p class="note">{escape(note)}</p>'
     rewards = sorted({summary.figure for summary in evaluation.summaries if summary.reward})
     if rewards:
         yield (
@@ -294,8 +292,9 @@ def _strip(look: Look, times: np.ndarray) -> np.ndarray:
 
 def _problems(evaluation: Evaluation) -> Iterator[str]:
     said = [(row, text) for row in evaluation.rows for text in ([row.problem] if row.problem else []) + list(row.notes)]
-    if said:
+    if said or evaluation.notes:
         yield "<section><h2>What could not be judged, and why</h2><ul>"
+        yield "".join(f"<li>{escape(note)}</li>" for note in evaluation.notes)
         for row, text in said:
             yield f"<li><b>{escape(row.pair.name)}</b> ({escape(row.pair.system)}): {escape(text)}</li>"
         yield "</ul></section>"
