@@ -155,9 +155,9 @@ def test_the_page_fits_a_phone(report: Path) -> None:
 def test_a_second_run_looks_at_nothing_again(report: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: (report / name).read_bytes() for name in ("report.json", "report.md", "index.html")}
 
-    def again(video: Path, describe: Any) -> looking.Arrays:
+    def again(video: Path, *more: Any) -> looking.Arrays:
         assert video.name in ("grey.mp4", "broken.mp4"), f"{video} was looked at again"
-        return watch(video, describe)
+        return watch(video, *more)
 
     watch = looking._watch
     monkeypatch.setattr(looking, "_watch", again)
