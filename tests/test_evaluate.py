@@ -103,7 +103,7 @@ def test_every_clip_is_in_the_report_with_what_was_wrong_with_it(found: dict[str
 def test_what_is_not_there_is_not_measured(found: dict[str, Any]) -> None:
     whole, bare = (_clip(found, "ours", name)["figures"] for name in ("a", "d"))
     assert {"lip_corr", "psnr", "face_sharp", "head_spread", "head_spread_real"} <= set(whole)
-    assert {"head_spread", "blink_per_min", "flicker", "beat_align", "silent_lips"} <= set(bare)
+    assert {"head_spread", "blink_per_min", "flicker", "beat_align", "sound_corr"} <= set(bare)
     assert not {"lip_corr", "psnr", "face_sharp", "head_spread_real"} & set(bare)
 
 

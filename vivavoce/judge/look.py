@@ -97,8 +97,8 @@ class Likeness:
 
 
 def look(video: Path, folder: Path | None, describe: Describe | None = None, stop: Event | None = None) -> Look:
-    """Watches a video, or remembers it; ``stop``: ends that early from another thread. Raises as `read_video` does, and ValueError
-    where there is a face in too few frames."""
+    """Watches a video, or remembers it; ``stop``: ends that early from another thread. Raises as `read_video` does, and
+    ValueError where there is a face in too few frames."""
     require_file(video, "video")
     described = describe is not None
     arrays = kept(folder, f"look {_VERSION} {described}", (video,), partial(_watch, video, describe, stop))
