@@ -19,7 +19,7 @@ from PIL import Image
 from vivavoce import Animator, Audio, Portrait
 from vivavoce.apps.cli import main
 from vivavoce.judge import look as looking
-from vivavoce.judge.evaluation import Options, evaluate
+from vivavoce.judge.evaluation import evaluate
 from vivavoce.judge.figures import figures_of
 from vivavoce.judge.gather import Tools, gather
 from vivavoce.judge.pairs import Pair, read_pairs
@@ -161,7 +161,7 @@ def test_a_second_run_looks_at_nothing_again(report: Path, clips: Path, monkeypa
 
     watch = looking._watch
     monkeypatch.setattr(looking, "_watch", again)
-    evaluate(read_pairs(clips / "pairs.csv"), report, options=Options(seed=3))
+    assert main(["evaluate", str(clips / "pairs.csv"), "-o", str(report), "--seed", "3"]) == 0
     after = {name: (report / name).read_bytes() for name in before}
     assert after == before
 
