@@ -402,6 +402,44 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Weights of the field's own judges, where they are at hand; docs/standard.md says where they come from."""
+
+    syncnet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """SyncNet v2: LSE-C and LSE-D."""
+    inception: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Inception v3 as FID has it: FID."""
+    i3d: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """I3D: FVD."""
+    arcface: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """ArcFace: CSIM."""
+    lpips: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """LPIPS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judge generated videos against recordings, or alone: a table, JSON, and a page with plots, the worst clips first."""
+
+    pairs: Annotated[Positional[Path], arg(metavar="PAIRS.csv|FOLDER", help_behavior_hint="")]
+    """A table with the column generated and, optionally, real, audio, driving, portrait, transcript, group, system, name and
+    rewards; or a folder of videos, each judged alone."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="REPORT")]
+    """Folder for report.json, report.md and index.html; what an earlier run in it saw and heard is used again."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="FIGURE", help_behavior_hint="")] = ()
+    """Figures that the videos' maker was trained against; the report says so."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal intervals."""
+    networks: Networks = field(default_factory=Networks)
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.evaluate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serving:
     """How a server is reached, and what it allows."""
 
@@ -455,6 +493,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Web, subcommand("web")]
     | Annotated[Doctor, subcommand("doctor")]

@@ -185,7 +185,7 @@ def train_post(options: cli.TrainPost) -> None:
 
 def train_corpus(options: cli.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
-    from vivavoce.train.align import Aligner
+    from vivavoce.speech.align import Aligner
     from vivavoce.train.corpus import Writer
     from vivavoce.train.recorded import RecordedConfig, find_recordings, make_recorded
     from vivavoce.train.synthetic import SyntheticConfig, make_synthetic, read_texts
@@ -262,6 +262,34 @@ def bench_speech(options: cli.BenchSpeech) -> None:
         table = ablate(ablation, model, encoder, report, report.say)
     print(table.read_text(), end="")
     print(f"{table}: written")
+
+
+def evaluate(options: cli.Evaluate) -> None:
+    """Judges, and says where the report is and what it says in short."""
+    from vivavoce.judge.evaluation import Options
+    from vivavoce.judge.evaluation import evaluate as judge
+    from vivavoce.judge.figures import FIGURES
+    from vivavoce.judge.pairs import read_pairs
+    from vivavoce.judge.published import Weights, published
+    from vivavoce.judge.report import KEPT
+    from vivavoce.judge.sets import SETS
+    from vivavoce.judge.standard import absent
+    from vivavoce.judge.words import counted, short_table
+
+    pairs = read_pairs(options.pairs)
+    standard, figures, sets = published(Weights(**vars(options.networks)), options.output / KEPT)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        found = judge(
+            pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed, notes=tuple(absent(standard))),
+            figures=(*FIGURES, *figures), sets=(*SETS, *sets), progress=report,
+        )
+    print(short_table(found))
+    for row in found.rows:
+        if row.problem:
+            print(f"not judged: {row.pair.name} ({row.pair.system}): {row.problem}")
+    print(counted(found))
+    print(f"{options.output / 'index.html'}: written")
 
 
 def _shipped() -> Path:

@@ -1,1 +1,1 @@
-"""Figures of videos: what generated ones are worth, beside their recordings or alone."""
+"""Videos of talking faces: looked at, measured, compared with recordings. How they were made is not known here."""
