@@ -278,7 +278,7 @@ def test_everybody_weighs_the_same_in_the_statistics(model: FaceModel) -> None:
     often = [*clips, *[clips[0]] * 5]
     once, many = (new_network(c, template_of(model)) for c in (clips, often))
     torch.testing.assert_close(once.sound_mean, many.sound_mean)
-    torch.testing.assert_close((once.basis @ once.basis.T), (many.basis @ many.basis.T), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(once.basis[:, 0].abs(), many.basis[:, 0].abs(), atol=1e-3, rtol=1e-2)  # they move in one way only
 
 
 KNOWN = ("freedomintelligence-31_45_1", "freedomintelligence-African_3", "wyhsirius-obama")

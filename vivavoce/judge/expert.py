@@ -204,7 +204,7 @@ def shapes_of(
 ) -> Shapes:
     """The stretches of a clip that can be believed, and how the landmarks SEEN move in them: away from their mean over the clip,
     without the head's motion, in face heights, flat."""
-    runs = stretches(points, shortest=shortest)
+    runs = [] if np.isnan(points).all() else stretches(points, shortest=shortest)
     if not runs:
         return []
     tracked = np.concatenate([points[run] for run in runs]).astype(np.float64)

@@ -57,9 +57,9 @@ class MouthEye(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, seen: Float[Tensor, "b t 2 h w"]) -> Float[Tensor, "b t-2 e"]:
-        hidden = functional.gelu(self.norms[0](self.motion(seen.transpose(1, 2))))
+        hidden = self.motion(seen.transpose(1, 2))
         batch, _, frames = hidden.shape[:3]
-        hidden = hidden.transpose(1, 2).flatten(0, 1)
+        hidden = functional.gelu(self.norms[0](hidden.transpose(1, 2).flatten(0, 1)))  # the norm must not see other frames
         for layer, norm in zip(self.halve, list(self.norms)[1:], strict=True):
             hidden = functional.gelu(norm(layer(hidden)))
         hidden = self.norm(self.flatten(self.dropout(hidden.flatten(1))))
