@@ -164,7 +164,8 @@ def train_sync(options: cli.TrainSync) -> None:
     torch.set_num_threads(1)
     model, _ = _parts(options.output)
     with reporter() as report:
-        weights = train_sync(recipe, *prepare_clips(recipe, model, report), new_template(model), report, report.say)
+        clips, judged = (prepare_clips(recipe, split, model, report) for split in ("train", "val"))
+        weights = train_sync(recipe, clips, judged, new_template(model), report, report.say)
     print(f"{weights}: trained for {recipe.steps} steps each")
 
 

@@ -89,14 +89,12 @@ def new_template(model: FaceModel) -> Float[Tensor, "478 3"]:
     return torch.from_numpy(model.mean).half().float()
 
 
-def prepare_clips(recipe: SyncRecipe, model: FaceModel, progress: Progress) -> tuple[list[Prepared], list[Prepared]]:
-    """The clips to train on, and those to judge with."""
-    template, pairs = new_template(model).numpy(), mirror_pairs(model)
-    many = {"most": recipe.most, "disguises": recipe.disguises, "seed": recipe.seed}
-    train, judged = (
-        prepare(recipe.data, recipe.out, split, template, pairs, progress, **many) for split in ("train", "val")
+def prepare_clips(recipe: SyncRecipe, split: str, model: FaceModel, progress: Progress) -> list[Prepared]:
+    """The clips of `train`, to learn from, or of `val`, to judge with."""
+    return prepare(
+        recipe.data, recipe.out, split, new_template(model).numpy(), mirror_pairs(model), progress,
+        most=recipe.most, disguises=recipe.disguises, seed=recipe.seed,
     )
-    return train, judged
 
 
 def train_sync(
