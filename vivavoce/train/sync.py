@@ -56,7 +56,7 @@ class SyncRecipe:
 
     data: Path
     out: Path
-    steps: int = 400
+    steps: int = 300
     batch: int = 32
     segment: int = 65
     learning_rate: float = 2e-3
