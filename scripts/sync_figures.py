@@ -39,7 +39,7 @@ def embedded(expert: SyncExpert, seen: Prepared, heard: Prepared, parts: tuple[s
 
 
 def pieces(windows: Windows) -> list[Windows]:
-    """Five seconds of a clip each, and nothing of its sound beyond; those most of which is speech."""
+    """Five seconds of a clip each, nothing of its sound beyond; those of mostly speech that show a face most of the time."""
     inside = PIECE - 14
     found = []
     for begin in range(0, len(windows.heard) - inside + 1, PIECE):
@@ -48,7 +48,7 @@ def pieces(windows: Windows) -> list[Windows]:
             at=windows.at[chosen] - begin, seen=windows.seen[chosen], heard=windows.heard[begin : begin + inside],
             speech=windows.speech[begin : begin + inside],
         )
-        if chosen.sum() > 0.9 * inside and piece.spoken().mean() > 0.5:
+        if chosen.sum() > 0.6 * inside and piece.spoken().mean() > 0.5:
             found.append(piece)
     return found
 
