@@ -22,8 +22,8 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow", "graph"},
     "generate": {"speech", "latent", "nets", "media", "flow", "graph"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
-    "live": {"animate", "speech", "latent", "media"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "live": {"animate", "speech", "latent", "media"},
     "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
