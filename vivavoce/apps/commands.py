@@ -286,7 +286,6 @@ def evaluate(options: cli.Evaluate) -> None:
     """Judges, and says where the report is and what it says in short."""
     from vivavoce.judge.evaluation import Options
     from vivavoce.judge.evaluation import evaluate as judge
-    from vivavoce.judge.figures import FIGURES
     from vivavoce.judge.pairs import read_pairs
     from vivavoce.judge.published import Weights, published
     from vivavoce.judge.report import KEPT
@@ -300,7 +299,7 @@ def evaluate(options: cli.Evaluate) -> None:
     with reporter() as report:
         found = judge(
             pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed, notes=tuple(absent(standard))),
-            figures=(*FIGURES, *figures), sets=(*SETS, *sets), progress=report,
+            further=figures, sets=(*SETS, *sets), progress=report,
         )
     print(short_table(found))
     for row in found.rows:

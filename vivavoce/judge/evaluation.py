@@ -16,6 +16,7 @@ from vivavoce.judge.pairs import Pair
 from vivavoce.judge.report import KEPT, check_folder, write_report
 from vivavoce.judge.results import ALL, Described, Difference, Evaluation, Row, Summary
 from vivavoce.judge.sets import SETS, Clip, OfIndices, SetFigure
+from vivavoce.judge.synced import sync_figures
 from vivavoce.metrics.confidence import Interval, bootstrap, bootstrap_of
 
 Progress = Callable[[str, int, int | None], None]
@@ -34,16 +35,17 @@ class Options:
 
 
 def evaluate(
-    pairs: Sequence[Pair], out: Path, *, options: Options | None = None, figures: Sequence[Figure] = FIGURES,
+    pairs: Sequence[Pair], out: Path, *, options: Options | None = None, further: Sequence[Figure] = (),
     sets: Sequence[SetFigure] = SETS, progress: Progress | None = None,
 ) -> Evaluation:
-    """Judges every pair and writes report.json, report.md and index.html into the folder ``out``.
+    """Judges every pair by FIGURES, the sync expert's and ``further`` ones; writes report.json, .md and index.html to ``out``.
 
     What was seen and heard is kept in ``out``/kept, so a run that was stopped goes on where it stopped. A clip that cannot be
     judged is a row with a problem. ValueError where a reward is the name of no figure or no clip at all could be judged;
     FileExistsError where the folder holds a page that is not ours.
     """
     options = options or Options()
+    figures = (*FIGURES, *sync_figures(out / KEPT), *further)
     check_rewards(pairs, options, (*figures, *sets))
     check_folder(out)
     folder = out / KEPT
