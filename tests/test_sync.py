@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +31,7 @@ from vivavoce.judge.expert import (
 )
 from vivavoce.latent.mesh import FaceModel, rotation_matrices
 from vivavoce.latent.topology import LANDMARKS
+from vivavoce.media.video import read_frames
 from vivavoce.nets.sync import PARTS, SyncNetwork
 from vivavoce.speech import acoustic
 from vivavoce.speech.analysis import Analysis
@@ -227,7 +230,7 @@ def toy_clips(model: FaceModel, count: int = 6) -> list[Prepared]:
     return clips
 
 
-def toy_recipe(out: Path, **changes: int) -> SyncRecipe:
+def toy_recipe(out: Path, **changes: Any) -> SyncRecipe:
     out.mkdir(parents=True)
     return replace(SyncRecipe(data=Path("nowhere"), out=out, steps=4, batch=3, segment=40, warmup=2, check_every=2), **changes)
 
@@ -284,23 +287,36 @@ def test_everybody_weighs_the_same_in_the_statistics(model: FaceModel) -> None:
 KNOWN = ("freedomintelligence-31_45_1", "freedomintelligence-African_3", "wyhsirius-obama")
 
 
+Known = dict[str, tuple[np.ndarray, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def known(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, Tensor]]:
+def known(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Known:
     """Landmarks and sound of the first five seconds of a few people whom training did not see."""
     clips = [clip for clip in read_manifest(recordings, "val") if clip.name in KNOWN]
     assert len(clips) == len(KNOWN)
     tracks = track_clips(clips, tmp_path_factory.mktemp("tracks"), quiet)
-    return [(tracks[clip.name][:125], load_sound(clip.path)[: 125 * FRAME]) for clip in clips]
+    return {clip.name: (tracks[clip.name][:125], load_sound(clip.path)[: 125 * FRAME]) for clip in clips}
 
 
-def test_it_tells_in_sync_from_shifted(expert: SyncExpert, known: list[tuple[np.ndarray, Tensor]]) -> None:
-    right = [two_way(expert(points, None, sound)) for points, sound in known]
+def test_it_tells_in_sync_from_shifted(expert: SyncExpert, known: Known) -> None:
+    right = [two_way(expert(points, None, sound)) for points, sound in known.values()]
     assert np.nanmean(np.concatenate(right)) > 0.85
 
 
+def test_it_sees_in_pixels_too(expert: SyncExpert, known: Known, recordings: Path) -> None:
+    (clip,) = [clip for clip in read_manifest(recordings, "val") if clip.name == KNOWN[-1]]
+    points, sound = known[clip.name]
+    frames = islice(read_frames(clip.path, 25.0), len(points))
+    crops = np.stack([expert.crop(frame, p) for frame, p in zip(frames, points, strict=True)])
+    windows = expert(points, crops, sound, ("mouths",))
+    assert np.nanmean(two_way(windows)) > 0.85
+    assert abs(offset_and_confidence(windows)[0]) <= 1
+
+
 @pytest.mark.parametrize("frames", [-6, 0, 8])
-def test_shifted_sound_shifts_the_offset(expert: SyncExpert, known: list[tuple[np.ndarray, Tensor]], frames: int) -> None:
-    for points, sound in known:
+def test_shifted_sound_shifts_the_offset(expert: SyncExpert, known: Known, frames: int) -> None:
+    for points, sound in known.values():
         plain, _ = offset_and_confidence(expert(points, None, sound))
         silence = torch.zeros(abs(frames) * FRAME)
         moved = torch.cat([silence, sound]) if frames > 0 else torch.cat([sound[len(silence) :], silence])
@@ -309,15 +325,16 @@ def test_shifted_sound_shifts_the_offset(expert: SyncExpert, known: list[tuple[n
         assert abs(found + frames - plain) <= 1  # later sound: the video is early
 
 
-def test_nothing_agrees_with_a_still_mouth(expert: SyncExpert, known: list[tuple[np.ndarray, Tensor]]) -> None:
-    for points, sound in known:
+def test_nothing_agrees_with_a_still_mouth(expert: SyncExpert, known: Known) -> None:
+    for points, sound in known.values():
         _, sure = offset_and_confidence(expert(points, None, sound))
         still = np.repeat(points[40:41], len(points), 0)
         _, unsure = offset_and_confidence(expert(still, None, sound))
         assert unsure < 0.25 * sure
 
 
-def test_anothers_sound_does_not_convince(expert: SyncExpert, known: list[tuple[np.ndarray, Tensor]]) -> None:
-    own = [np.nanmean(expert(points, None, sound).scores()) for points, sound in known]
-    swapped = [np.nanmean(expert(points, None, known[i - 1][1]).scores()) for i, (points, _) in enumerate(known)]
+def test_anothers_sound_does_not_convince(expert: SyncExpert, known: Known) -> None:
+    own = [np.nanmean(expert(points, None, sound).scores()) for points, sound in known.values()]
+    clips = list(known.values())
+    swapped = [np.nanmean(expert(points, None, clips[i - 1][1]).scores()) for i, (points, _) in enumerate(clips)]
     assert min(own) > max(swapped) + 0.1
