@@ -29,7 +29,7 @@ CHOICE = Choice(example=7, clip="c7", takes=(2, 0), sync="A", naturalness="same"
 
 def test_pairs_move_the_policy_from_the_reference_by_log_odds_over_beta() -> None:
     held = field(torch.tensor(0.2))
-    found = optimum(lambda policy: pair_dpo(policy, held, rungs(1.0, -1.0, swapped=0.3), beta=2.0), 0.2, steps=150)
+    found = optimum(lambda policy: pair_dpo(policy, held, rungs(1.0, -1.0, swapped=0.3), beta=2.0), 0.2, steps=80)
     assert found == pytest.approx(0.2 + math.log(0.7 / 0.3) / 4, abs=0.01)
 
 
@@ -103,7 +103,7 @@ def test_what_people_preferred_becomes_likelier(
     assert [len(p.takes) for p in pairs] == [2] * GROUPS.count
     assert all(p.takes[0, :, 0].mean() > p.takes[1, :, 0].mean() for p in pairs)
     recipe = PostRecipe(
-        out=tmp_path / "run", objective="pair_dpo", recorded=False, steps=30, batch=8, learning_rate=1e-3, log_every=1
+        out=tmp_path / "run", objective="pair_dpo", recorded=False, steps=20, batch=8, learning_rate=2e-3, log_every=1
     )
     weight = loss_weight(toy_recipe(tmp_path / "unused", model), base.layout, model, base.std)
     rungs = Windows(base, examples, pairs, GROUPS, recipe, weight).draw(np.random.default_rng(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import resources
@@ -32,6 +32,8 @@ from vivavoce.speech.streams import SpeechStreams, listened_streams
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
+    from vivavoce.train.data import Example
+    from vivavoce.train.rollout import Rollout
 
 DEMO_SENTENCE = "Hello! I am a portrait, and this is my voice. One picture and a few words are all that I need to speak."
 
@@ -163,24 +165,50 @@ def train_post(options: cli.TrainPost) -> None:
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
+    pairs = options.pairs or options.output / "pairs.jsonl"
+    if options.objective == "pair_dpo":
+        require_file(pairs, "answers of `vivavoce prefer`")
+    elif options.pairs is not None:
+        raise ValueError(f"--pairs goes with --objective pair_dpo, not {options.objective}: leave one of them out")
     folder = options.weights or _shipped()
     require_file(folder / "motion.safetensors", "weights of the motion network")
     base = MotionGenerator.load(folder / "motion.safetensors")
     model, encoder = _parts(folder)
-    recipe = PostRecipe(out=options.output, objective=options.objective, seed=options.seed)
+    recipe = PostRecipe(
+        out=options.output, objective=options.objective, seed=options.seed, recorded=options.objective != "pair_dpo"
+    )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
     motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with reporter() as report:
         examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
-        rolled = rollouts(base, examples["train"], ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report)
+        if options.objective == "pair_dpo":
+            rolled = _preferred(pairs, examples["train"], report.say)
+        else:
+            rolled = rollouts(
+                base, examples["train"], ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report
+            )
         weights = train_post(
             recipe, base, examples["train"], rolled, ladder, loss_weight(motion, base.layout, model, base.std), report, report.say
         )
         table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
     print(table)
     print(f"{weights}: post-trained for {recipe.steps} steps")
+
+
+def _preferred(pairs: Path, examples: Sequence[Example], say: Callable[[str], None]) -> list[Rollout]:
+    """The best and the worst take of each recording that people judged, of the takes beside the pairs file."""
+    from vivavoce.train.preferences import best_and_worst, read_pairs
+    from vivavoce.train.rollout import read_rollouts
+
+    choices = read_pairs(pairs)
+    rolled = best_and_worst(choices, read_rollouts(pairs.parent / "groups"), examples)
+    judged = len({choice.example for choice in choices})
+    if not rolled:
+        raise ValueError(f"{pairs} tells the takes of none of {judged} recordings apart: judge more with `vivavoce prefer`")
+    say(f"{len(choices)} pairs of {judged} recordings were judged; in {len(rolled)} of these a take is better than another")
+    return rolled
 
 
 def train_corpus(options: cli.TrainCorpus) -> None:

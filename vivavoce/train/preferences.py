@@ -1,4 +1,4 @@
-"""What people preferred: the pairs file that `vivavoce prefer` writes, and which take of a recording is the best, which the worst.
+"""What people preferred: the pairs file that `vivavoce prefer` writes, and which take of a recording is best, which worst.
 
 A line of the file is one answer, as JSON; docs/formats.md says what is in it. The file only grows: of several answers to the same
 pair the last one counts.
@@ -96,9 +96,10 @@ def best_and_worst(
             raise ValueError(
                 f"there is no take {max(choice.takes)} of example {choice.example}: give the rollouts that were judged"
             )
-        if examples[choice.example].clip != choice.clip:
+        clip = examples[choice.example].clip if choice.example < len(examples) else None
+        if clip != choice.clip:
             raise ValueError(
-                f"example {choice.example} was {choice.clip!r} and is {examples[choice.example].clip!r}: "
+                f"example {choice.example} was {choice.clip!r} and is {clip!r}: "
                 "give the recordings that were judged"
             )
     found = []
