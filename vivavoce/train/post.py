@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -182,7 +182,8 @@ def train_post(
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
-    return save(recipe, base, run.averaged())
+    settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
+    return save(recipe.out, settings, base, run.averaged())
 
 
 def objective(
@@ -221,13 +222,12 @@ def distance(net: MotionTransformer, anchor: MotionTransformer) -> float:
     return float((gone / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5)
 
 
-def save(recipe: PostRecipe, base: MotionGenerator, net: MotionTransformer) -> Path:
-    """The network in the place of the base's."""
+def save(out: Path, settings: Mapping[str, object], base: MotionGenerator, net: MotionTransformer) -> Path:
+    """The network in the place of the base's; ``settings``: how it came about."""
     made = MotionGenerator(
         net, base.layout, base.windows, mean=base.mean, std=base.std, style=base.style, silence=base.silence,
         closure=base.closure, vivacity=base.vivacity, metadata=base.metadata,
     )
-    path = recipe.out / "motion.safetensors"
-    settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
-    made.save(path, {**base.metadata, "post": json.dumps(settings)})
+    path = out / "motion.safetensors"
+    made.save(path, {**base.metadata, "post": json.dumps(dict(settings))})
     return path
