@@ -103,7 +103,9 @@ def test_every_two_takes_are_compared_once_and_sides_are_fair(examples: list[Exa
     assert trials(many, examples, seed=2) != asked
 
 
-def test_clips_show_the_take_and_sound_as_recorded(clips: Path, base: MotionGenerator, examples: list[Example]) -> None:  # noqa: F811
+def test_clips_show_the_take_and_sound_as_recorded(
+    clips: Path, small: Reference, base: MotionGenerator, examples: list[Example]  # noqa: F811
+) -> None:
     frames = [np.stack(list(read_frames(clip_file(clips, 0, k), 25.0))).astype(float) for k in range(TAKES)]
     assert frames[0].shape == (FRAMES, 128, 128, 3)
     assert np.abs(frames[0] - frames[1]).mean() > 0.3
@@ -113,9 +115,12 @@ def test_clips_show_the_take_and_sound_as_recorded(clips: Path, base: MotionGene
     level = float(sound.samples[0, 1000:7000].square().mean() / expected.samples[0, 1000:7000].square().mean())
     assert level == pytest.approx(1.0, abs=0.05)
     assert float(excerpt(clips / "sound.wav", 3.9, 0.5).samples[0, 2000:].abs().max()) == 0.0
-    before = {file: file.stat().st_mtime_ns for file in clips.iterdir()}
-    make_clips(rolled(base.layout.width), examples, Stage(None, None, base, {}), clips, quiet)  # type: ignore[arg-type]
-    assert {file: file.stat().st_mtime_ns for file in clips.iterdir()} == before
+    before = {file: file.stat().st_mtime_ns for file in clips.glob("*.mp4")}
+    make_clips(rolled(base.layout.width), examples, Stage(None, small, base, {}), clips, quiet)  # type: ignore[arg-type]
+    assert {file: file.stat().st_mtime_ns for file in clips.glob("*.mp4")} == before
+    other = Stage(None, replace(small, number=1), base, {})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="another portrait"):
+        make_clips(rolled(base.layout.width), examples, other, clips, quiet)
 
 
 def test_answers_are_kept_and_a_sitting_goes_on(asked: list[Trial], clips: Path, tmp_path: Path, url: str) -> None:

@@ -268,11 +268,18 @@ class TrainPost:
     """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"] = "ladder_dpo"
-    """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, or by DiffusionNFT with rewards from
-    the ladder."""
+    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "ladder_dpo"
+    """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, by DiffusionNFT with rewards from the
+    ladder, or by GRPO with rewards from the recording or from a judge."""
     pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None
     """Answers of `vivavoce prefer`, for pair_dpo; the takes lie beside them."""
+    judge: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """For grpo: have takes judged by a multimodal model there, as docs/model-judge.md says, such as http://localhost:8000/v1. The key,
+    if it wants one, is $VIVAVOCE_JUDGE_KEY."""
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Which model judges."""
+    portrait: Annotated[Path | None, arg(metavar="PORTRAIT", help_behavior_hint="")] = None
+    """Picture of the face that the judge sees."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
     """Updates of the weights."""
     seed: Annotated[int, arg(metavar="N")] = 0

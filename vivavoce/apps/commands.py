@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib import resources
@@ -20,7 +20,6 @@ from vivavoce.animate import Animator, Controls
 from vivavoce.apps import export, interrupt
 from vivavoce.apps.progress import reporter, shown
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
 from vivavoce.media.files import check_writable, require_file
 from vivavoce.media.portrait import Portrait
@@ -32,8 +31,6 @@ from vivavoce.speech.streams import SpeechStreams, listened_streams
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli
-    from vivavoce.train.data import Example
-    from vivavoce.train.rollout import Rollout
 
 DEMO_SENTENCE = "Hello! I am a portrait, and this is my voice. One picture and a few words are all that I need to speak."
 
@@ -155,60 +152,30 @@ def train_renderer(options: cli.TrainRenderer) -> None:
 
 
 def train_post(options: cli.TrainPost) -> None:
-    """Rollouts, post-training, and the verdict on the split `val`, each of which goes on where an earlier run stopped."""
+    """Post-training, what it needs before, and the verdict on the split `val`; each goes on where an earlier run stopped."""
+    from vivavoce.apps import posting
     from vivavoce.apps.verdicts import write_verdict
     from vivavoce.generate import MotionGenerator
     from vivavoce.train.data import read_manifest
-    from vivavoce.train.motion import MotionRecipe, loss_weight, prepare
-    from vivavoce.train.post import PostRecipe, train_post
-    from vivavoce.train.rollout import RolloutRecipe, rollouts
+    from vivavoce.train.motion import MotionRecipe, prepare
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
-    pairs = options.pairs or options.output / "pairs.jsonl"
-    if options.objective == "pair_dpo":
-        require_file(pairs, "answers of `vivavoce prefer`")
-    elif options.pairs is not None:
-        raise ValueError(f"--pairs goes with --objective pair_dpo, not {options.objective}: leave one of them out")
+    posting.check(options)
     folder = options.weights or _shipped()
     require_file(folder / "motion.safetensors", "weights of the motion network")
     base = MotionGenerator.load(folder / "motion.safetensors")
     model, encoder = _parts(folder)
-    recipe = PostRecipe(
-        out=options.output, objective=options.objective, seed=options.seed, recorded=options.objective != "pair_dpo"
-    )
-    recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
-    motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
+    train = posting.trainer(options, base, model)
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with reporter() as report:
+        motion = MotionRecipe(data=options.data, out=options.output)
         examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
-        if options.objective == "pair_dpo":
-            rolled = _preferred(pairs, examples["train"], report.say)
-        else:
-            rolled = rollouts(
-                base, examples["train"], ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report
-            )
-        weights = train_post(
-            recipe, base, examples["train"], rolled, ladder, loss_weight(motion, base.layout, model, base.std), report, report.say
-        )
+        weights = train(examples["train"], report)
         table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
     print(table)
-    print(f"{weights}: post-trained for {recipe.steps} steps")
-
-
-def _preferred(pairs: Path, examples: Sequence[Example], say: Callable[[str], None]) -> list[Rollout]:
-    """The best and the worst take of each recording that people judged, of the takes beside the pairs file."""
-    from vivavoce.train.preferences import best_and_worst, read_pairs
-    from vivavoce.train.rollout import read_rollouts
-
-    choices = read_pairs(pairs)
-    rolled = best_and_worst(choices, read_rollouts(pairs.parent / "groups"), examples)
-    judged = len({choice.example for choice in choices})
-    if not rolled:
-        raise ValueError(f"{pairs} tells the takes of none of {judged} recordings apart: judge more with `vivavoce prefer`")
-    say(f"{len(choices)} pairs of {judged} recordings were judged; in {len(rolled)} of these a take is better than another")
-    return rolled
+    print(f"{weights}: post-trained by {options.objective}")
 
 
 def train_corpus(options: cli.TrainCorpus) -> None:

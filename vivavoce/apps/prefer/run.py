@@ -9,6 +9,7 @@ import torch
 
 from vivavoce.animate import Animator
 from vivavoce.apps.clips import Stage
+from vivavoce.apps.posting import GROUPS, PAIRS
 from vivavoce.apps.prefer.app import create_app
 from vivavoce.apps.prefer.trials import Ballot, make_clips, trials
 from vivavoce.apps.progress import reporter
@@ -22,7 +23,7 @@ from vivavoce.train.rollout import RolloutRecipe, as_recorded, rollouts
 if TYPE_CHECKING:
     from vivavoce.apps.cli import Prefer
 
-PAIRS, GROUPS, CLIPS = "pairs.jsonl", "groups", "clips"  # in the output folder
+CLIPS = "clips"  # in the output folder, beside the takes and the answers
 
 
 def prefer(options: Prefer) -> None:

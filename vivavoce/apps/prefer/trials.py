@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Sequence
@@ -60,8 +61,13 @@ def clip_file(folder: Path, example: int, take: int) -> Path:
 def make_clips(
     rolled: Sequence[Rollout], examples: Sequence[Example], stage: Stage, folder: Path, progress: Progress
 ) -> None:
-    """A clip of every take, at the motion's rate and with the recording's sound; those that are there already are kept."""
+    """A clip of every take, at the motion's rate and with the recording's sound; those that are there already are kept.
+    ValueError where these show another portrait or are of another size."""
     folder.mkdir(parents=True, exist_ok=True)
+    setting, stamp = folder / "setting.json", json.dumps({"portrait": stage.reference.number, "size": stage.reference.size})
+    if setting.exists() and setting.read_text() != stamp:
+        raise ValueError(f"{folder} holds clips of another portrait or size: give those, or remove the folder")
+    setting.write_text(stamp)
     total = sum(len(rollout.takes) for rollout in rolled)
     done = 0
     for rollout in rolled:
