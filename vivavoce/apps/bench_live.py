@@ -160,7 +160,7 @@ def measure(
     """Figures for each size and number of sessions, each size with a server of its own."""
     found: dict[str, Any] = {"cores": os.cpu_count(), "seconds": seconds, "chunk_ms": 1e3 * CHUNK_SECONDS, "sizes": {}}
     for size in sizes:
-        with _server(max(sessions)) as (url, process, starting):
+        with _server(max(sessions) + 1) as (url, process, starting):
             row: dict[str, Any] = {"start_seconds": round(starting, 2), "runs": {}}
             avatar = _register(url, size)
             idle = _resident(process)
@@ -183,7 +183,7 @@ def measure(
 
 def soak(speech: Audio, size: int, seconds: float, say: Say) -> dict[str, Any]:
     """One session for a long time: whether memory and delay stay what they are, and sound and pictures together."""
-    with _server(1) as (url, process, _):
+    with _server(2) as (url, process, _):
         avatar = _register(url, size)
         watching = _Memory(process)
         (seen,) = asyncio.run(_together(url, avatar, speech, 1, seconds, interrupt=False, watch=watching, every=30.0))

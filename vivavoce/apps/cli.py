@@ -274,8 +274,8 @@ class TrainPost:
     pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None
     """Answers of `vivavoce prefer`, for pair_dpo; the takes lie beside them."""
     judge: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
-    """For grpo: have takes judged by a multimodal model there, as docs/model-judge.md says, such as http://localhost:8000/v1. The key,
-    if it wants one, is $VIVAVOCE_JUDGE_KEY."""
+    """For grpo: have takes judged by a multimodal model there (docs/model-judge.md), such as http://localhost:8000/v1. Its key is
+    $VIVAVOCE_JUDGE_KEY."""
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Which model judges."""
     portrait: Annotated[Path | None, arg(metavar="PORTRAIT", help_behavior_hint="")] = None

@@ -1,4 +1,4 @@
-"""A multimodal language model as a judge of takes, behind an endpoint that speaks OpenAI's chat completions (docs/model-judge.md).
+"""A multimodal language model as a judge of takes, behind an endpoint that speaks OpenAI chat completions (docs/model-judge.md).
 
 It sees some of the pictures, hears the sound, and answers with three whole numbers by the rubric, as JSON and nothing else. What
 is no such answer is an error and asked for again; scores are kept on disk by what was sent, so nothing is judged twice.
@@ -38,7 +38,7 @@ from vivavoce.train.scorers import Scorer, Takes
 KEY_VARIABLE = "VIVAVOCE_JUDGE_KEY"
 RUBRIC = """\
 You judge a computer-made video of a talking head. You get frames of it in order, evenly spaced, and its sound. Give three whole \
-numbers from 1 to 5. ModelJudge each by itself, and use the whole range: 3 is what an average system makes.
+numbers from 1 to 5. Judge each by itself, and use the whole range: 3 is what an average system makes.
 
 sync: do the lips fit the sound? 5: every closure on p, b and m and every open vowel is where it is heard. 3: they open and \
 close with the speech, but sounds are missed or late. 1: they move without regard to it, or do not move.

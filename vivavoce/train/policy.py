@@ -30,7 +30,7 @@ from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule
 from vivavoce.train.motion import cut
 from vivavoce.train.objectives import Loss, advantages, grpo
-from vivavoce.train.post import distance, save
+from vivavoce.train.post import distance, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes
 
 TRIES = 8  # batches without any group that a reward tells apart, until training gives up
@@ -316,7 +316,8 @@ def train_policy(
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
     settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
-    return save(recipe.out, {"objective": "grpo", **settings}, base, run.averaged())
+    made = with_network(base, run.averaged(), base.windows.amplitude)  # rewards saw motion with these: they are not matched
+    return save(recipe.out, {"objective": "grpo", **settings}, made)
 
 
 def chosen(draws: Sequence[Draw], recipe: PolicyRecipe, rng: np.random.Generator) -> Iterator[list[Draw]]:

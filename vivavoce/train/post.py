@@ -22,10 +22,11 @@ from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.motion import cut, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
-from vivavoce.train.rollout import Rollout, RolloutRecipe, masked
+from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, masked, roll
 
 Objective = Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
+MATCHED = 24  # rollouts over which amplitudes are matched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +183,11 @@ def train_post(
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
+    made = with_network(base, run.averaged(), base.windows.amplitude)
+    with mixed_precision():
+        amplitude = matched(made, examples, rolled, ladder)
     settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
-    return save(recipe.out, settings, base, run.averaged())
+    return save(recipe.out, settings, with_network(base, made.net, amplitude))
 
 
 def objective(
@@ -222,12 +226,37 @@ def distance(net: MotionTransformer, anchor: MotionTransformer) -> float:
     return float((gone / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5)
 
 
-def save(out: Path, settings: Mapping[str, object], base: MotionGenerator, net: MotionTransformer) -> Path:
-    """The network in the place of the base's; ``settings``: how it came about."""
-    made = MotionGenerator(
-        net, base.layout, base.windows, mean=base.mean, std=base.std, style=base.style, silence=base.silence,
-        closure=base.closure, vivacity=base.vivacity, metadata=base.metadata,
+def matched(
+    made: MotionGenerator, examples: Sequence[Example], rolled: Sequence[Rollout], ladder: RolloutRecipe
+) -> dict[str, float]:
+    """Amplitudes with which each motion field moves as far as in the base's takes, over the first MATCHED rollouts.
+
+    Post-training changes how far samples go, mostly upwards; what it is judged by should be how they go.
+    """
+    few = rolled[:MATCHED]
+    plain = replace(ladder, ratios=(0.0,), group=0)
+    ours = [roll(bare(made), examples[r.example], r.example, plain, r.takes.shape[1]).takes[0] for r in few]
+    widths = list(made.layout.widths.values())
+
+    def spreads(takes: Sequence[Tensor]) -> list[Tensor]:
+        return [part.sum().sqrt() for part in torch.stack([take.var(0) for take in takes]).mean(0).split(widths)]
+
+    ratios = [float(a / b) for a, b in zip(spreads([r.takes[0] for r in few]), spreads(ours), strict=True)]
+    return {
+        name: made.windows.amplitude.get(name, 1.0) * ratio for name, ratio in zip(made.layout.widths, ratios, strict=True)
+    }
+
+
+def with_network(base: MotionGenerator, net: MotionTransformer, amplitude: Mapping[str, float]) -> MotionGenerator:
+    """The base with another network and other amplitudes."""
+    return MotionGenerator(
+        net, base.layout, replace(base.windows, amplitude=amplitude), mean=base.mean, std=base.std, style=base.style,
+        silence=base.silence, closure=base.closure, vivacity=base.vivacity, metadata=base.metadata,
     )
+
+
+def save(out: Path, settings: Mapping[str, object], made: MotionGenerator) -> Path:
+    """What was made, with where it comes from."""
     path = out / "motion.safetensors"
-    made.save(path, {**base.metadata, "post": json.dumps(dict(settings))})
+    made.save(path, {**made.metadata, "post": json.dumps(dict(settings))})
     return path

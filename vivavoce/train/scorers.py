@@ -1,8 +1,9 @@
 """What GRPO rewards: plain functions of how a face moves beside the recorded one, higher is better, whatever their units.
 
 After FlowPortrait (arXiv 2603.00159): lip sync, expressiveness and motion quality, and a perceptual and a temporal regulariser.
-Its judges are multimodal models and its regularisers look at pixels; these look at motion. `apps.model_judge` has such a judge. The
-figures that post-training is judged by (`verdict`) are others, though of the same curves: a reward can be gamed, so look at both.
+Its judges are multimodal models and its regularisers look at pixels; these look at motion. `apps.model_judge` has such a judge.
+The figures that post-training is judged by (`verdict`) are others, though of the same curves: a reward can be gamed, so look at
+both.
 """
 
 from __future__ import annotations
