@@ -164,6 +164,8 @@ def test_what_does_not_fit_is_refused(base: MotionGenerator, examples: list[Exam
         batch(base.net, base, Moments(base, examples, RECIPE), [low], RECIPE, np.random.default_rng(0))
     with pytest.raises(ValueError, match="take fewer windows"):
         Moments(base, examples, replace(RECIPE, windows=20))
+    with pytest.raises(ValueError, match="5 draws in 4 solver steps"):
+        train_policy(replace(RECIPE, draws=5), base, examples, [high], quiet, quiet)
     for change in ({"steps": 7}, {"takes": 1}, {"updates": 4, "log_every": 4}, {"checkpoint_every": 6, "log_every": 4}):
         with pytest.raises(ValueError, match=r"give|take"):
             replace(RECIPE, **change)

@@ -287,6 +287,8 @@ def train_policy(
 ) -> Path:
     """Train with checkpoints; returns the weights' path. What to watch goes to ``out/log.jsonl``: the rewards' means, groups that
     were dropped, ratios, clipped steps, KL. A run that is interrupted and started again gives the curves of one that was not."""
+    if recipe.draws > base.windows.steps:
+        raise ValueError(f"{recipe.draws} draws in {base.windows.steps} solver steps: give as many or fewer")
     recipe.out.mkdir(parents=True, exist_ok=True)
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
