@@ -155,6 +155,19 @@ class MotionGenerator:
         """What `step` makes of a whole recording with each of the seeds, side by side: cheaper, and equal up to rounding."""
         return self._step(features, self.start(len(seeds)), seeds, True, steps, guidance)[0]
 
+    def shown(self, takes: Float[Tensor, "k t d"], features: Float[Tensor, "s w"], first: int) -> Float[Tensor, "k t d"]:
+        """Packed motion as it comes out, of normalised takes as the network makes them: with the amplitudes, lips closed where
+        the utterance demands it, and inertia; only vivacity is left out.
+
+        ``features``: of the whole utterance; ``first``: the feature of the takes' first frame.
+        """
+        levels = self.net.config.levels
+        begin, end = first - TRAIL, first + levels.stride * takes.shape[1] + levels.lookahead
+        heard = said(features, levels.streams)[max(begin, 0) : max(end, 0)]
+        around = (max(-begin, 0), max(end - max(len(features), begin), 0))
+        visemes = torch.cat([heard.new_zeros(around[0], heard.shape[1]), heard, heard.new_zeros(around[1], heard.shape[1])])
+        return self._settled(self._closed(takes * self.scale + self.mean, visemes), takes[:, :0])
+
     @torch.inference_mode()
     def _step(
         self, features: Tensor, state: GeneratorState, seeds: Sequence[int], last: bool, steps: int | None, guidance: float | None

@@ -268,8 +268,18 @@ class TrainPost:
     """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    objective: Literal["sft", "ladder_dpo", "forward_process"] = "ladder_dpo"
-    """How: supervised, by ReFree-S2V's ladder of masked speech, or by DiffusionNFT with rewards from the ladder."""
+    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "ladder_dpo"
+    """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, by DiffusionNFT with rewards from the
+    ladder, or by GRPO with rewards from the recording or from a judge."""
+    pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None
+    """Answers of `vivavoce prefer`, for pair_dpo; the takes lie beside them."""
+    judge: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """For grpo: have takes judged by a multimodal model there (docs/model-judge.md), such as http://localhost:8000/v1. Its key is
+    $VIVAVOCE_JUDGE_KEY."""
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Which model judges."""
+    portrait: Annotated[Path | None, arg(metavar="PORTRAIT", help_behavior_hint="")] = None
+    """Picture of the face that the judge sees."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
     """Updates of the weights."""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -320,6 +330,38 @@ class Train:
 
     def run(self) -> None:
         self.model.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefer:
+    """Judge takes by eye and ear: a local page shows two at a time, blind; `train post --objective pair_dpo` learns from it."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
+    portrait: Picture
+    """Picture of the face that shows the takes."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for takes, clips and pairs.jsonl, the answers; goes on where an earlier sitting in it stopped."""
+    recordings: Annotated[int, arg(metavar="N")] = 24
+    """How many recordings are spoken again."""
+    takes: Annotated[int, arg(metavar="N")] = 3
+    """Takes of each; every two of them are compared."""
+    seconds: Annotated[float, arg(metavar="S")] = 4.0
+    """The most of a recording that is shown."""
+    size: Annotated[int, arg(metavar="PIXELS")] = 384
+    """Sides of the clips."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Other recordings, takes, order and sides."""
+    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
+    """Folder with the motion.safetensors and face.safetensors whose takes are judged."""
+    port: Annotated[int, arg(metavar="N")] = 8010
+    """Port of this machine that the page is at."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps.prefer import run
+
+        run.prefer(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -512,6 +554,7 @@ Command = (
     | Annotated[Drive, subcommand("drive")]
     | Annotated[Track, subcommand("track")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Prefer, subcommand("prefer")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Evaluate, subcommand("evaluate")]

@@ -20,7 +20,6 @@ from vivavoce.animate import Animator, Controls
 from vivavoce.apps import export, interrupt
 from vivavoce.apps.progress import reporter, shown
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.media.audio import Audio, has_sound, probe_audio, read_audio
 from vivavoce.media.files import check_writable, require_file
 from vivavoce.media.portrait import Portrait
@@ -153,34 +152,30 @@ def train_renderer(options: cli.TrainRenderer) -> None:
 
 
 def train_post(options: cli.TrainPost) -> None:
-    """Rollouts, post-training, and the verdict on the split `val`, each of which goes on where an earlier run stopped."""
+    """Post-training, what it needs before, and the verdict on the split `val`; each goes on where an earlier run stopped."""
+    from vivavoce.apps import posting
     from vivavoce.apps.verdicts import write_verdict
     from vivavoce.generate import MotionGenerator
     from vivavoce.train.data import read_manifest
-    from vivavoce.train.motion import MotionRecipe, loss_weight, prepare
-    from vivavoce.train.post import PostRecipe, train_post
-    from vivavoce.train.rollout import RolloutRecipe, rollouts
+    from vivavoce.train.motion import MotionRecipe, prepare
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
+    posting.check(options)
     folder = options.weights or _shipped()
     require_file(folder / "motion.safetensors", "weights of the motion network")
     base = MotionGenerator.load(folder / "motion.safetensors")
     model, encoder = _parts(folder)
-    recipe = PostRecipe(out=options.output, objective=options.objective, seed=options.seed)
-    recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
-    motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
+    train = posting.trainer(options, base, model)
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with reporter() as report:
+        motion = MotionRecipe(data=options.data, out=options.output)
         examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
-        rolled = rollouts(base, examples["train"], ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report)
-        weights = train_post(
-            recipe, base, examples["train"], rolled, ladder, loss_weight(motion, base.layout, model, base.std), report, report.say
-        )
+        weights = train(examples["train"], report)
         table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
     print(table)
-    print(f"{weights}: post-trained for {recipe.steps} steps")
+    print(f"{weights}: post-trained by {options.objective}")
 
 
 def train_sync(options: cli.TrainSync) -> None:

@@ -105,6 +105,22 @@ def ladder_dpo(
     })
 
 
+def pair_dpo(
+    policy: VelocityField[C], reference: VelocityField[C], rungs: Rungs[C], *, beta: float, sft_weight: float = 0.0,
+    norm_weight: float = 0.0,
+) -> Loss:
+    """Flow-DPO on what people chose: of the takes of a recording the best against the worst (Hallo4, arXiv 2505.23525),
+
+        L = -log sigma(-beta/2 [ (e_best(policy) - e_best(reference)) - (e_worst(policy) - e_worst(reference)) ]).
+
+    Hallo4 has no 1/2, so its beta is half of ours. It is `ladder_dpo` on two rungs, but these differ in noise: much of what sets
+    them apart is nothing that anybody compared, and DenseDPO found that such pairs favour little motion. A window bears the
+    choice that was made about the whole take. Left out: Hallo4's time weight, and its candidates from five other systems.
+    """
+    assert len(rungs.data) == 2, "a pair is the best and the worst"
+    return ladder_dpo(policy, reference, rungs, beta=beta, pairs="ends", sft_weight=sft_weight, norm_weight=norm_weight)
+
+
 def forward_process(
     policy: VelocityField[C], old: VelocityField[C], rungs: Rungs[C], rewards: Float[Tensor, "k b"], *, beta: float
 ) -> Loss:

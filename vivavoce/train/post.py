@@ -21,10 +21,10 @@ from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, mixed_precision
 from vivavoce.train.motion import cut, habits
-from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, sft
+from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
 from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, masked, roll
 
-Objective = Literal["sft", "ladder_dpo", "forward_process"]
+Objective = Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 MATCHED = 24  # rollouts over which amplitudes are matched
 
@@ -57,6 +57,8 @@ class PostRecipe:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"no objective is called {self.objective!r}: give one of {', '.join(OBJECTIVES)}")
+        if self.objective == "pair_dpo" and (self.recorded or self.loser_hears == "masked"):
+            raise ValueError("people compared takes with all of the speech: for pair_dpo give recorded=False, loser_hears='all'")
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def train_post(
     made = with_network(base, run.averaged(), base.windows.amplitude)
     with mixed_precision():
         amplitude = matched(made, examples, rolled, ladder, weighing)
-    return save(recipe, with_network(base, made.net, amplitude))
+    settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
+    return save(recipe.out, settings, with_network(base, made.net, amplitude))
 
 
 def objective(
@@ -198,6 +201,10 @@ def objective(
         return ladder_dpo(
             policy, reference, rungs, beta=recipe.beta, pairs=recipe.pairs, sft_weight=recipe.sft_weight,
             norm_weight=recipe.norm_weight,
+        )
+    if recipe.objective == "pair_dpo":
+        return pair_dpo(
+            policy, reference, rungs, beta=recipe.beta, sft_weight=recipe.sft_weight, norm_weight=recipe.norm_weight
         )
     rewards = rewards_of(ratios, recipe.recorded, len(rungs.noise))
     return forward_process(policy, reference, rungs, rewards, beta=1.0)
@@ -251,9 +258,8 @@ def with_network(base: MotionGenerator, net: MotionTransformer, amplitude: Mappi
     )
 
 
-def save(recipe: PostRecipe, made: MotionGenerator) -> Path:
+def save(out: Path, settings: Mapping[str, object], made: MotionGenerator) -> Path:
     """What was made, with where it comes from."""
-    path = recipe.out / "motion.safetensors"
-    settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
-    made.save(path, {**made.metadata, "post": json.dumps(settings)})
+    path = out / "motion.safetensors"
+    made.save(path, {**made.metadata, "post": json.dumps(dict(settings))})
     return path

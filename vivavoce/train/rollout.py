@@ -126,10 +126,33 @@ def rollouts(
             partial = file.with_suffix(".part")
             save_file({"takes": roll(bared, examples[number], number, recipe, frames).takes.half().contiguous()}, partial)
             partial.rename(file)
-        with safe_open(file, framework="pt") as kept:
-            found.append(Rollout(example=number, takes=kept.get_tensor("takes").float()))
+        found.append(read_rollout(file))
     progress("rollouts", len(numbers), len(numbers))
     return found
+
+
+def read_rollout(file: Path) -> Rollout:
+    """One that `rollouts` kept."""
+    with safe_open(file, framework="pt") as kept:
+        return Rollout(example=int(file.stem), takes=kept.get_tensor("takes").float())
+
+
+def read_rollouts(folder: Path) -> list[Rollout]:
+    """All that are kept in a folder. ValueError where there are none."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: int(file.stem))
+    if not files:
+        raise ValueError(f"{folder} holds no rollouts: make them first")
+    return [read_rollout(file) for file in files]
+
+
+def as_recorded(examples: Sequence[Example]) -> list[Example]:
+    """The same examples, but without speech where it is not the recording's own: a clip's variants, which come after it, are
+    disguised or of another tempo."""
+    own: dict[str, int] = {}
+    for example in examples:
+        if example.speech is not None:
+            own.setdefault(example.clip, id(example.speech))
+    return [e if own.get(e.clip) == id(e.speech) else replace(e, speech=None) for e in examples]
 
 
 def fingerprint(generator: MotionGenerator) -> str:

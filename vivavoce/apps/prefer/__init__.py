@@ -1,0 +1,1 @@
+"""`vivavoce prefer`: which of two takes is better, asked on a local page."""
