@@ -23,10 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivavoce import Animator
-from vivavoce.latent.mesh import lip_opening
+from vivavoce.latent.mesh import lip_opening, mouth_width
 from vivavoce.latent.retarget import Rest
 from vivavoce.metrics.lips import closure_f1, correlation
-from vivavoce.metrics.motion import mouth_width
 from vivavoce.train.augment import add_noise, babble, gain, mp3, music, room, shout, telephone, whisper
 from vivavoce.train.corpus import load_sound
 from vivavoce.train.data import Clip, read_manifest

@@ -27,8 +27,8 @@ from torch import Tensor
 from vivavoce import Animator
 from vivavoce.latent.mesh import lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.metrics.head import rotation_spread
 from vivavoce.metrics.lips import closed
-from vivavoce.metrics.motion import rotation_spread
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.train.augment import coloured_noise, speech_level
 from vivavoce.train.corpus import load_sound

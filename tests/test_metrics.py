@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vivavoce.latent.mesh import brow_height, mouth_width
+from vivavoce.metrics.head import rotation_spread
 from vivavoce.metrics.lips import best_lag, closed, closure_f1, correlation
-from vivavoce.metrics.motion import brow_height, mouth_width, rotation_spread
 
 JUDGE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "judge.py"
 

@@ -17,7 +17,19 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
-from vivavoce.latent.topology import EYES, FOREHEAD, INNER_LOWER, INNER_UPPER, NOSE_BASE, RIGID, SKIN
+from vivavoce.latent.topology import (
+    BROW_TOPS,
+    BROWS,
+    EYES,
+    FOREHEAD,
+    INNER_LOWER,
+    INNER_UPPER,
+    LIP_MIDDLES,
+    MOUTH_CORNERS,
+    NOSE_BASE,
+    RIGID,
+    SKIN,
+)
 
 EYEBALL_RADIUS = 0.4  # in widths of the eye opening: a 12 mm ball behind a 30 mm opening
 REGIONS = ("lips_jaw", "cheeks_brows", "eyelids")
@@ -65,6 +77,66 @@ def lip_opening(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t"]:
     """Mean gap of the three central pairs of inner-lip landmarks, in face heights."""
     upper, lower = points[..., INNER_UPPER[3:6], :], points[..., INNER_LOWER[3:6], :]
     return np.linalg.norm(upper - lower, axis=-1).mean(-1) / face_height(points)
+
+
+def mouth_width(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t"]:
+    """Distance of the corners of the lips, in face heights."""
+    return _distance(points, *MOUTH_CORNERS) / face_height(points)
+
+
+def brow_height(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t"]:
+    """Distance of the tops of the brows from the outer corners of the eyes, mean of both sides, in face heights."""
+    return np.mean([_distance(points, a, b) for a, b in BROW_TOPS], axis=0) / face_height(points)
+
+
+def eyes_apart(points: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*t"]:
+    """Distance of the outer corners of the eyes, in the units of ``points``."""
+    return _distance(points, EYES[0].corners[0], EYES[1].corners[1])
+
+
+def brow_to_eye(points: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*t 2"]:
+    """Distance of each brow's centre from its eye's, in distances of the eyes' centres: right, left (THEval's measure)."""
+    eyes = [points[..., list({*eye.opening[0], *eye.opening[1]}), :].mean(-2) for eye in EYES]
+    brows = [points[..., list(brow), :].mean(-2) for brow in (BROWS[:10], BROWS[10:])]
+    gaps = np.stack([np.linalg.norm(b - e, axis=-1) for b, e in zip(brows, eyes, strict=True)], axis=-1)
+    return gaps / np.linalg.norm(eyes[0] - eyes[1], axis=-1)[..., None]
+
+
+def mouth_box(points: Float[np.ndarray, "n d"]) -> tuple[float, float, float, float]:
+    """Square of one and a half mouth widths around the lips: left, top, right, bottom, in the units of ``points``."""
+    lips = points[[*MOUTH_CORNERS, *LIP_MIDDLES], :2]
+    centre, half = lips.mean(0), 0.75 * float(np.linalg.norm(lips[0] - lips[1]))
+    return float(centre[0] - half), float(centre[1] - half), float(centre[0] + half), float(centre[1] + half)
+
+
+def face_box(points: Float[np.ndarray, "n d"]) -> tuple[float, float, float, float]:
+    """The box of the skin's landmarks: left, top, right, bottom, in the units of ``points``."""
+    low, high = points[:SKIN, :2].min(0), points[:SKIN, :2].max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def _distance(points: Float[np.ndarray, "*t n d"], a: int, b: int) -> Float[np.ndarray, "*t"]:
+    return np.linalg.norm(points[..., a, :] - points[..., b, :], axis=-1)
+
+
+def head_rotation(points: Float[np.ndarray, "t n 3"], template: Float[np.ndarray, "n 3"] | None = None) -> Float[np.ndarray, "t 3"]:
+    """Pitch, yaw and roll of the head, radians, against ``template``, by default the median frame.
+
+    The rotation is the one that takes the template's rigid landmarks closest to each frame's; R = Rz(roll) Ry(yaw) Rx(pitch).
+    """
+    rotation = rigid_fit(np.median(points, 0) if template is None else template, points).rotation
+    pitch = np.arctan2(rotation[:, 2, 1], rotation[:, 2, 2])
+    yaw = np.arcsin(np.clip(-rotation[:, 2, 0], -1, 1))
+    return np.stack([pitch, yaw, np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])], axis=1)
+
+
+def flat_mesh(points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t d"]:
+    """What Mesh-FID compares: the skin's vertices, one row a frame, expression and head pose together.
+
+    Only the clip's mean place and its mean face height are taken off, so that size and framing of a video do not matter.
+    """
+    skin = points[:, :SKIN]
+    return ((skin - skin.mean((0, 1))) / face_height(points).mean()).reshape(len(skin), -1)
 
 
 def eye_opening(points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t"]:

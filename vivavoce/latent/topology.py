@@ -14,6 +14,9 @@ from jaxtyping import Int32
 LANDMARKS, SKIN = 478, 468  # all points; the first so many lie on the skin, the others on the irises
 FOREHEAD, NOSE_BASE, NOSE_TIP, CHIN = 10, 2, 1, 152
 CHEEKS = (234, 454)  # the outline at the height of the ears: right, left
+MOUTH_CORNERS = (61, 291)  # of the outer lips: right, left
+LIP_MIDDLES = (0, 17)  # of the outer lips: upper, lower
+BROW_TOPS = ((105, 33), (334, 263))  # the top of each brow, and the outer corner of the eye below it
 JAW_POINTS = (152, 148, 377, 176, 400, 175, 199)  # the bony chin: moves with the lower teeth
 # Points that speech does not move: forehead, temples, bridge of the nose, corners of the eyes.
 RIGID = np.array([
@@ -53,6 +56,12 @@ LIPS = np.array([
     184, 74, 73, 72, 11, 302, 303, 304, 408, 77, 90, 180, 85, 16, 315, 404, 320, 307, 183, 42, 41, 38, 12, 268, 271, 272,
     407, 96, 89, 179, 86, 15, 316, 403, 319, 325, *INNER_UPPER, *INNER_LOWER,
 ])
+
+OUTER_LIPS = (
+    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),
+    (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),
+)
+LIP_CONTOURS = np.unique([*OUTER_LIPS, *INNER_LIPS])  # both contours once round, corners included: 40 points
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,31 @@ def _widened(mask: Bool[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
     """The frames of the mask and their neighbours."""
     padded = np.pad(mask, 1)
     return padded[:-2] | padded[1:-1] | padded[2:]
+
+
+def gain(generated: Float[np.ndarray, " t"], real: Float[np.ndarray, " t"]) -> float:
+    """Standard deviation of the generated curve over the real one's: 1 where it moves as far; NaN where the real one is still."""
+    spread = float(np.std(real))
+    return float(np.std(generated)) / spread if spread > 1e-9 else float("nan")
+
+
+def bilabial_closures(opening: Float[np.ndarray, " t"], times: Float[np.ndarray, "n 2"], rate_hz: float) -> float:
+    """Share of the bilabials (p, b, m; ``times``: begin and end, seconds) within which the lips close; NaN without any.
+
+    Closed as `closed` says, in any frame of the phone or one next to it.
+    """
+    shut, hit = closed(opening), []
+    for begin, end in np.asarray(times, np.float64).reshape(-1, 2):
+        first, last = int(np.floor(begin * rate_hz)) - 1, int(np.ceil(end * rate_hz)) + 1
+        within = shut[max(first, 0) : max(last, 0)]
+        if len(within):
+            hit.append(bool(within.any()))
+    return float(np.mean(hit)) if hit else float("nan")
+
+
+def silent_stability(opening: Float[np.ndarray, " t"], silent: Bool[np.ndarray, " t"]) -> float:
+    """Standard deviation of the opening within stretches of silence, about each one's mean, in face heights; NaN without silence."""
+    assert opening.shape == silent.shape, (opening.shape, silent.shape)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(int)))
+    parts = [opening[a:b] - opening[a:b].mean() for a, b in edges.reshape(-1, 2) if b - a >= SHORTEST]
+    return float(np.sqrt((np.concatenate(parts) ** 2).mean())) if parts else float("nan")

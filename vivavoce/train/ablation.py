@@ -21,9 +21,9 @@ from torch import Tensor
 
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.generate import MotionGenerator
-from vivavoce.latent.mesh import FaceModel, lip_opening
+from vivavoce.latent.mesh import FaceModel, brow_height, lip_opening, mouth_width
+from vivavoce.metrics.head import rotation_spread
 from vivavoce.metrics.lips import best_lag, closure_f1, correlation
-from vivavoce.metrics.motion import brow_height, mouth_width, rotation_spread
 from vivavoce.speech.encoder import SpeechEncoder
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import mixed_precision
