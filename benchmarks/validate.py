@@ -63,7 +63,7 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.topology import CHEEKS, NOSE_TIP
 from vivavoce.media.audio import read_audio
 from vivavoce.media.video import VideoWriter, read_frames
-from vivavoce.train.corpus import load_sound
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.data import Clip, read_manifest
 
 MESH_COMPONENTS = 24  # judge.py's

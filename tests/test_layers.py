@@ -22,8 +22,9 @@ BELOW: dict[str, set[str]] = {
     "generate": {"speech", "latent", "nets", "media", "flow"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
-    "train": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
-    "apps": {FRONT_DOOR, "train", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything

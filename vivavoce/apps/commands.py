@@ -153,7 +153,7 @@ def train_renderer(options: cli.TrainRenderer) -> None:
 
 def train_corpus(options: cli.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
-    from vivavoce.train.align import Aligner
+    from vivavoce.speech.align import Aligner
     from vivavoce.train.corpus import Writer
     from vivavoce.train.recorded import RecordedConfig, find_recordings, make_recorded
     from vivavoce.train.synthetic import SyntheticConfig, make_synthetic, read_texts

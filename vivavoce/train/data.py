@@ -23,7 +23,7 @@ from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.media.video import read_frames
 from vivavoce.speech.encoder import SpeechEncoder, features
-from vivavoce.train.corpus import load_sound
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.disguise import disguise
 
 Progress = Callable[[str, int, int], None]

@@ -31,8 +31,8 @@ from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import VideoWriter, read_frames
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.ablation import group_of
-from vivavoce.train.corpus import load_sound
 from vivavoce.train.data import Clip, Progress, track_clips
 
 SHORTEST_SECONDS = 2.0  # of a recording; correlations of less say nothing
