@@ -1,7 +1,7 @@
 """Baselines: what simple rules make of the sound of a clip, as motion that the project's own painter draws.
 
-A figure of how well lips follow speech means something only beside these. All are fitted in closed form, in seconds, on recordings
-of the training split; no network is involved but the one that names phones, and that only in the shapes of the mouth.
+A figure of how well lips follow speech means something only beside these. All are fitted in closed form, in seconds, on
+recordings of the training split; no network is involved but the one that names phones, and that only in the shapes of the mouth.
 
 | system | motion |
 |---|---|
@@ -36,7 +36,17 @@ from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, SpeechSpec, features
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.streams import VISEME_STREAM
-from vivavoce.train.data import PLAIN, Clip, Example, Progress, examples_of, load_examples, mirror_pairs, save_examples, track_clips
+from vivavoce.train.data import (
+    PLAIN,
+    Clip,
+    Example,
+    Progress,
+    examples_of,
+    load_examples,
+    mirror_pairs,
+    save_examples,
+    track_clips,
+)
 
 STRIDE = round(RATE_HZ / MOTION_RATE_HZ)  # speech features to a motion frame
 MOST_CLIPS = 60  # of one person: who recorded a thousand sentences is not most of the world
@@ -215,14 +225,14 @@ def nearest(heard: Heard, examples: Sequence[Example], spec: SpeechSpec) -> Floa
     return total / weight
 
 
-def shuffled(names: Sequence[str], people: Mapping[str, str], seconds: Mapping[str, float]) -> dict[str, str]:
+def shuffled(names: Sequence[str], people: Mapping[str, str], samples: Mapping[str, int]) -> dict[str, str]:
     """For every clip another one whose sound it hears instead: of another person where there is one, of the nearest length."""
     order = {}
     for i, name in enumerate(names):
         others = [n for n in [*names[i + 1 :], *names[:i]] if n != name]
         if not others:
             raise ValueError("sound cannot be exchanged in a single recording: give at least two")
-        order[name] = min(others, key=lambda n: (people[n] == people[name], abs(seconds[n] - seconds[name])))
+        order[name] = min(others, key=lambda n: (people[n] == people[name], abs(samples[n] - samples[name])))
     return order
 
 

@@ -1,14 +1,15 @@
 """Takes: recordings made ready to be acted again, so that whatever is compared differs in its motion alone.
 
-Of each recording the first seconds count. One of their frames is the portrait: the one with the most nearly closed lips among those
-with open eyes that face the viewer. What moves it, be it the engine, a rule or the recording itself, is drawn by the project's
-own painter, at the recording's own size and with its sound.
+Of each recording the first seconds count. One of their frames is the portrait: the one with the most nearly closed lips among
+those with open eyes that face the viewer. What moves it, be it the engine, a rule or the recording itself, is drawn by the
+project's own painter, at the recording's own size and with its sound.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from vivavoce.animate import Animator, Controls
+from vivavoce.judge.pairs import Pair
 from vivavoce.latent.blink import Blinks
 from vivavoce.latent.mesh import eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
@@ -30,6 +32,7 @@ from vivavoce.latent.topology import CHEEKS, NOSE_TIP
 from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import VideoWriter, read_frames
+from vivavoce.speech.align import grid_words
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.ablation import group_of
@@ -58,14 +61,16 @@ class TakeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Take:
-    """A recording made ready. ``sound``: at SAMPLE_RATE_HZ, as long as the frames. ``points``: the recorded face, px at the motion
-    rate. ``rest``: that face as it is in the portrait, which motion is relative to. ``reference``: the portrait made ready."""
+    """A recording made ready. ``sound``: at SAMPLE_RATE_HZ, as long as the frames. ``words``: English, where they are known.
+    ``points``: the recorded face, px at the motion rate. ``rest``: that face as it is in the portrait, which motion is relative
+    to. ``reference``: the portrait made ready."""
 
     name: str
     person: str
     portrait: Path
     recording: Path
     sound: Float[Tensor, " s"]
+    words: str | None
     points: Float[np.ndarray, "t 478 3"]
     rest: Rest
     reference: Reference
@@ -77,6 +82,13 @@ class Take:
     @property
     def group(self) -> str:
         return group_of(self.person)
+
+    def pair(self, system: str, generated: Path) -> Pair:
+        """What is judged of a video that a system made of this take."""
+        return Pair(
+            name=self.name, generated=generated, recording=self.recording, portrait=self.portrait, transcript=self.words,
+            group=self.group, system=system,
+        )
 
 
 def chosen(clips: Sequence[Clip], config: TakeConfig) -> list[Clip]:
@@ -100,7 +112,9 @@ def take(clip: Clip, animator: Animator, folder: Path, config: TakeConfig, progr
     sound = load_sound(clip.path)
     count = min(round(config.seconds * MOTION_RATE_HZ), len(points), int(len(sound) / SAMPLE_RATE_HZ * MOTION_RATE_HZ))
     if count < SHORTEST_SECONDS * MOTION_RATE_HZ:
-        raise ValueError(f"{clip.name} has {count / MOTION_RATE_HZ:.1f} s of picture and sound: at least {SHORTEST_SECONDS:g} count")
+        raise ValueError(
+            f"{clip.name} has {count / MOTION_RATE_HZ:.1f} s of picture and sound: at least {SHORTEST_SECONDS:g} are needed"
+        )
     found = ~np.isnan(points[:count, 0, 0])
     if found.mean() < LEAST_FOUND:
         raise ValueError(f"{clip.name} shows a face in {found.sum()} of {count} frames: at least {LEAST_FOUND:.0%} are needed")
@@ -118,9 +132,37 @@ def take(clip: Clip, animator: Animator, folder: Path, config: TakeConfig, progr
     reference = animator.prepare(Portrait(image=frames[shown], name=clip.name))
     rest = rest_of_picture(points[shown], animator.space.model)
     return Take(
-        name=clip.name, person=clip.person, portrait=portrait, recording=recording, sound=sound, points=points, rest=rest,
-        reference=reference,
+        name=clip.name, person=clip.person, portrait=portrait, recording=recording, sound=sound, words=_words(clip),
+        points=points, rest=rest, reference=reference,
     )
+
+
+def take_all(
+    clips: Sequence[Clip], animator: Animator, folder: Path, config: TakeConfig, progress: Progress, report: Callable[[str], None]
+) -> list[Take]:
+    """All that can be taken; what can't is said. ValueError where nothing can."""
+    made = []
+    for i, clip in enumerate(clips):
+        progress("preparing", i, len(clips))
+        try:
+            made.append(take(clip, animator, folder, config, lambda *_: None))
+        except ValueError as error:
+            report(f"left out: {error}")
+    progress("preparing", len(clips), len(clips))
+    if not made:
+        raise ValueError("none of the recordings can be used: give some that show a talking face from the front")
+    return made
+
+
+def _words(clip: Clip) -> str | None:
+    """The sentence of a GRID clip, by its name."""
+    if group_of(clip.person) != "GRID":
+        return None
+    try:
+        words = grid_words(clip.name.rpartition("-")[2])
+    except ValueError:
+        return None
+    return " ".join(word.partition("(")[0] for word in words)
 
 
 def bridged(points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
@@ -182,3 +224,11 @@ def keep_to(folder: Path, config: TakeConfig, weights: str) -> None:
         raise ValueError(f"{folder} holds videos of another setting ({file.name}): give another folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(setting, indent=1))
+
+
+def fingerprint(weights: Path) -> str:
+    """Of all weights in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(weights.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
