@@ -155,17 +155,17 @@ def _levels(values: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    Damage(name="lips late", says="lips and jaw delayed", unit="s", amounts=(0, 0.04, 0.08, 0.16, 0.28, 0.4), motion=delayed),
-    Damage(name="lips scaled", says="lips and jaw times", unit="", amounts=(0, 0.5, 0.75, 1, 1.5, 2), intact=1, motion=widened),
+    Damage(name="lips late", says="lips and jaw delayed", unit="s", amounts=(0, 0.08, 0.16, 0.28, 0.4), motion=delayed),
+    Damage(name="lips scaled", says="lips and jaw times", unit="", amounts=(0, 0.5, 1, 1.5, 2), intact=1, motion=widened),
     Damage(name="lips quiver", says="noise on lips and jaw", unit="deviations", amounts=(0, 0.25, 0.5, 1), motion=quivering),
-    Damage(name="head frozen", says="the head's movement taken away", unit="share", amounts=(0, 0.5, 0.8, 1), motion=frozen),
+    Damage(name="head frozen", says="the head's movement taken away", unit="share", amounts=(0, 0.5, 1), motion=frozen),
     Damage(name="head trembles", says="noise on the head's angles", unit="degrees", amounts=(0, 0.25, 0.5, 1), motion=trembling),
     Damage(name="lids frozen", says="blinks taken away", unit="share", amounts=(0, 0.5, 1), motion=staring),
     Damage(name="brows frozen", says="cheeks and brows held still", unit="share", amounts=(0, 0.5, 1), motion=impassive),
-    Damage(name="blur", says="Gaussian blur, its deviation", unit="% of a face", amounts=(0, 0.5, 1, 2, 4), pictures=blurred),
+    Damage(name="blur", says="Gaussian blur, its deviation", unit="% of a face", amounts=(0, 1, 2, 4), pictures=blurred),
     Damage(name="identity", says="another face laid over this one", unit="share", amounts=(0, 0.3, 0.6, 1), pictures=blended),
-    Damage(name="colours drift", says="red rises, blue falls", unit="levels/s", amounts=(0, 1, 2, 4), pictures=drifting),
-    Damage(name="flicker", says="noise on the brightness", unit="levels", amounts=(0, 0.5, 1, 2), pictures=flickering),
+    Damage(name="colours drift", says="red rises, blue falls", unit="levels/s", amounts=(0, 2, 4), pictures=drifting),
+    Damage(name="flicker", says="noise on the brightness", unit="levels", amounts=(0, 1, 2), pictures=flickering),
 )
 
 

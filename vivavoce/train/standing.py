@@ -63,7 +63,7 @@ def bench_baselines(
     takes = make_ready(bench, animator, progress, report)
     pairs = list(acted(bench, takes, animator, progress))
     evaluation = evaluate(pairs, bench.out / "report", progress=lambda what, done, total: progress(what, done, total or done))
-    return evaluation, table(evaluation, takes)
+    return evaluation, table(evaluation, takes, bench.config)
 
 
 def make_ready(bench: Bench, animator: Animator, progress: Progress, report: Callable[[str], None]) -> list[Take]:
@@ -75,16 +75,17 @@ def make_ready(bench: Bench, animator: Animator, progress: Progress, report: Cal
 
 
 def acted(bench: Bench, takes: Sequence[Take], animator: Animator, progress: Progress) -> Iterator[Pair]:
-    """Every system's video of every take, made unless it is there."""
+    """Every system's video of every take, made unless it is there; ours first, which the report's differences are against."""
     systems = motions(bench, takes, animator, progress)
     for i, made in enumerate(takes):
         progress("rendering", i, len(takes))
-        yield made.pair(CEILING, made.recording)
         for name, system in systems.items():
             video = bench.out / name / f"{made.name}.mp4"
             if not video.is_file():
                 write(video, system(made), made.sound)
             yield made.pair(name, video)
+            if name == OURS:
+                yield made.pair(CEILING, made.recording)
     progress("rendering", len(takes), len(takes))
 
 
@@ -124,7 +125,7 @@ def motions(
     made = {name: speaking(rule) for name, rule in rules.items()}
     made[REDRAWN] = lambda t: drawn(t, space, recorded_motion(t, space))
     made["still"] = lambda t: drawn(t, space, space.layout.unpack(still(heard[t.name], space.layout)))
-    return {name: made[name] for name in SYSTEMS if name in made}
+    return {name: made[name] for name in (OURS, REDRAWN, *BASELINES) if name in made}
 
 
 def merit(better: Better, values: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -184,35 +185,51 @@ def _merits(evaluation: Evaluation, system: str, figure: Figure) -> dict[str, fl
     return dict(zip([r.pair.name for r in rows], merit(figure.better, values, real), strict=True))
 
 
-def table(evaluation: Evaluation, takes: Sequence[Take], synced: Sequence[str] = ()) -> str:
-    """A row per figure, a column per system: the mean over clips; under it what of the order holds and what does not."""
+def table(evaluation: Evaluation, takes: Sequence[Take], config: TakeConfig) -> str:
+    """docs/baselines.md: a row per figure, a column per system; under it what of the order holds and what does not."""
     systems = [s for s in SYSTEMS if s in evaluation.systems]
-    lines = [
-        "| figure | better | " + " | ".join(systems) + " |", "|---|---|" + "---:|" * len(systems),
-    ]
+    lines = ["| figure | good | " + " | ".join(systems) + " |", "|---|---|" + "---:|" * len(systems)]
     for figure in evaluation.figures:
         cells = [_cell(evaluation, system, figure.name) for system in systems]
-        if any(cell != "–" for cell in cells):
+        if any(cell != NOTHING for cell in cells):
             lines.append(f"| {figure.name} | {figure.better} | " + " | ".join(cells) + " |")
     people = len({t.person for t in takes})
-    head = f"{len(takes)} recordings of {people} people; means over clips with 95 % bootstrap intervals over clips."
-    return "\n".join([head, "", *lines, "", *order_lines(ordering(evaluation, sync_figures(evaluation, synced)))]) + "\n"
+    made = f"{len(takes)} recordings of {people} people of `val`, the first {config.seconds:g} seconds of each"
+    return "\n".join([
+        "# The engine among baselines", "",
+        f"Written by `vivavoce bench baselines recordings/ -o runs/baselines --document docs`, from {made}.", "",
+        _SYSTEMS, "", "Means over clips with 95 % bootstrap intervals over clips:", "", *lines, "", _ORDER, "",
+        *order_lines(ordering(evaluation, [f for f in evaluation.figures if tells_sync(f)])),
+    ]) + "\n"
+
+
+NOTHING = "–"
+_SYSTEMS = """\
+All but "recording" are drawn by the same painter on the same frame of the recording: "redrawn" moves as recorded, "ours" is the
+engine, "shuffled" the engine hearing another clip, "nearest" cross-faded motion of the training windows that sound most alike,
+"ridge" a ridge regression of motion on log-mel energies 0.2 s to each side, "loudness" opens the mouth with the level, "rhubarb"
+takes mouth shapes from Rhubarb Lip Sync (only where it is installed), "still" is the portrait."""
+_ORDER = """\
+What tells how well lips and speech agree should put recording > ours > every baseline. In brackets the mean paired difference,
+more being better, and its interval; "open" where that has both signs."""
 
 
 def _cell(evaluation: Evaluation, system: str, figure: str) -> str:
     found = evaluation.summary(system, figure)
     if found is None or np.isnan(found.mean.value):
-        return "–"
+        return NOTHING
     low, high = found.mean.low, found.mean.high
     return f"{found.mean.value:.3g}" + ("" if np.isnan(low) else f" ({low:.2g} … {high:.2g})")
 
 
-SYNC = ("lip_corr",)
+SYNC = (
+    "lip_corr", "lip_lag_ms", "width_corr", "closure_f1", "bilabial_closure", "sound_corr", "sound_lag_ms", "theval_sync",
+)
 
 
-def sync_figures(evaluation: Evaluation, names: Sequence[str] = ()) -> list[Figure]:
-    """The measured figures that tell how well lips and speech agree."""
-    return [figure for figure in evaluation.figures if figure.name in (names or SYNC)]
+def tells_sync(figure: Figure) -> bool:
+    """Whether a figure tells how well lips and speech agree: those above, and what the sync expert says."""
+    return figure.name in SYNC or figure.name.startswith("sync_")
 
 
 def order_lines(steps: Sequence[Step]) -> list[str]:
