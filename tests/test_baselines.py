@@ -15,9 +15,9 @@ import torch
 
 from vivavoce import Animator, Audio
 from vivavoce.apps import cli, rhubarb
-from vivavoce.judge.evaluation import Evaluation, Row
 from vivavoce.judge.figures import Figure
 from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Evaluation, Row
 from vivavoce.latent.closure import LipClosure
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout

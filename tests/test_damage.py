@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vivavoce import Animator
-from vivavoce.judge.evaluation import Evaluation, Row, Summary
 from vivavoce.judge.figures import FIGURES, Figure
 from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Evaluation, Row, Summary
 from vivavoce.latent.mesh import eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
 from vivavoce.latent.motion_space import Reference

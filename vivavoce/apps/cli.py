@@ -431,6 +431,27 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judge generated videos against recordings, or alone: a table, JSON, and a page with plots, the worst clips first."""
+
+    pairs: Annotated[Positional[Path], arg(metavar="PAIRS.csv|FOLDER", help_behavior_hint="")]
+    """A table with the column generated and, optionally, real, audio, driving, portrait, transcript, group, system, name and
+    rewards; or a folder of videos, each judged alone."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="REPORT")]
+    """Folder for report.json, report.md and index.html; what an earlier run in it saw and heard is used again."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="FIGURE", help_behavior_hint="")] = ()
+    """Figures that the videos' maker was trained against; the report says so."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal intervals."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.evaluate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Serving:
     """How a server is reached, and what it allows."""
 
@@ -484,6 +505,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Web, subcommand("web")]
     | Annotated[Doctor, subcommand("doctor")]

@@ -279,6 +279,27 @@ def _document(text: str, name: str, pictures: Sequence[Path], folder: Path, docu
         print(f"{place / name}: written")
 
 
+def evaluate(options: cli.Evaluate) -> None:
+    """Judges, and says where the report is and what it says in short."""
+    from vivavoce.judge.evaluation import Options
+    from vivavoce.judge.evaluation import evaluate as judge
+    from vivavoce.judge.pairs import read_pairs
+    from vivavoce.judge.words import counted, short_table
+
+    pairs = read_pairs(options.pairs)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        found = judge(pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed), progress=report)
+    print(short_table(found))
+    for row in found.rows:
+        if row.problem:
+            print(f"not judged: {row.pair.name} ({row.pair.system}): {row.problem}")
+    for note in found.notes:
+        print(note)
+    print(counted(found))
+    print(f"{options.output / 'index.html'}: written")
+
+
 def _shipped() -> Path:
     return Path(str(resources.files("vivavoce") / "weights"))
 

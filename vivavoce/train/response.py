@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from vivavoce.judge.evaluation import Evaluation
-from vivavoce.judge.figures import Figure
+from vivavoce.judge.results import Described, Evaluation
 from vivavoce.metrics.confidence import Interval, bootstrap, difference
 from vivavoce.train.damage import DAMAGES, Damage
 
@@ -64,7 +63,7 @@ class Curve:
     """A figure along the amounts of a damage: means over the clips that all amounts could be judged on. ``clips``: their values;
     None for figures of a whole set. ``wanted``: where it is declared to go, if it is meant to see this."""
 
-    figure: Figure
+    figure: Described
     damage: Damage
     means: tuple[Interval, ...]
     clips: Float[np.ndarray, "n a"] | None

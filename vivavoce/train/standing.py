@@ -14,9 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from vivavoce.animate import Animator
-from vivavoce.judge.evaluation import Evaluation, evaluate
-from vivavoce.judge.figures import Better, Figure
+from vivavoce.judge.evaluation import evaluate
+from vivavoce.judge.figures import SUFFIX, Better
 from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Described, Evaluation
 from vivavoce.latent.space import Frame
 from vivavoce.metrics.confidence import Interval, difference
 from vivavoce.train.baselines import (
@@ -161,7 +162,7 @@ class Step:
         return "open" if not self.gap.excludes_zero else "holds" if self.gap.value > 0 else "violated"
 
 
-def ordering(evaluation: Evaluation, figures: Sequence[Figure]) -> list[Step]:
+def ordering(evaluation: Evaluation, figures: Sequence[Described]) -> list[Step]:
     """recording > ours, ours > every baseline, for each of the figures that were measured."""
     steps = []
     for figure in figures:
@@ -176,12 +177,12 @@ def ordering(evaluation: Evaluation, figures: Sequence[Figure]) -> list[Step]:
     return steps
 
 
-def _merits(evaluation: Evaluation, system: str, figure: Figure) -> dict[str, float]:
+def _merits(evaluation: Evaluation, system: str, figure: Described) -> dict[str, float]:
     rows = [r for r in evaluation.rows if r.pair.system == system and figure.name in r.figures]
     if not rows:
         return {}
     values = np.array([r.figures[figure.name] for r in rows], float)
-    real = np.array([r.figures.get(f"{figure.name}_real", np.nan) for r in rows], float)
+    real = np.array([r.figures.get(figure.name + SUFFIX, np.nan) for r in rows], float)
     return dict(zip([r.pair.name for r in rows], merit(figure.better, values, real), strict=True))
 
 
@@ -227,7 +228,7 @@ SYNC = (
 )
 
 
-def tells_sync(figure: Figure) -> bool:
+def tells_sync(figure: Described) -> bool:
     """Whether a figure tells how well lips and speech agree: those above, and what the sync expert says."""
     return figure.name in SYNC or figure.name.startswith("sync_")
 

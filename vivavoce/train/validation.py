@@ -10,8 +10,8 @@ import numpy as np
 
 from vivavoce.animate import Animator
 from vivavoce.judge.evaluation import evaluate
-from vivavoce.judge.figures import Figure
 from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Described
 from vivavoce.media.video import video_seconds
 from vivavoce.train.damage import DAMAGES, Damage, Scene, damaged, undamaged
 from vivavoce.train.data import Clip, Progress, read_manifest
@@ -84,12 +84,12 @@ def acted(takes: Sequence[Take], out: Path, animator: Animator, progress: Progre
     progress("damaging", len(takes) * len(DAMAGES), len(takes) * len(DAMAGES))
 
 
-def source(figure: Figure) -> str:
+def source(figure: Described) -> str:
     """Whose definition a figure is."""
     return next((whose for begin, whose in SOURCES.items() if figure.name.startswith(begin)), "ours")
 
 
-def document(found: Sequence[Curve], figures: Sequence[Figure], takes: Sequence[Take], config: TakeConfig) -> str:
+def document(found: Sequence[Curve], figures: Sequence[Described], takes: Sequence[Take], config: TakeConfig) -> str:
     """docs/metrics.md."""
     people = len({t.person for t in takes})
     made = f"{len(takes)} recordings of {people} people of `val`, the first {config.seconds:g} seconds of each"
@@ -133,7 +133,7 @@ def _curve_row(curve: Curve) -> str:
     return f"| {curve.figure.name} | {curve.damage.name} | {curve.wanted} | {values} | {verdict(curve)} |"
 
 
-def _undeclared(found: Sequence[Curve], figures: Sequence[Figure]) -> list[str]:
+def _undeclared(found: Sequence[Curve], figures: Sequence[Described]) -> list[str]:
     """Figures that no damage here is meant for, or that could not be measured."""
     measured = {c.figure.name for c in found}
     idle = [f.name for f in figures if f.name in measured and not any(c.wanted for c in found if c.figure.name == f.name)]
