@@ -335,3 +335,5 @@ def test_long_recordings_are_damaged_and_some_with_words(monkeypatch: pytest.Mon
     monkeypatch.setattr("vivavoce.train.validation.video_seconds", lambda path: length[path.stem])
     clips = [Clip(path=Path(f"{n}.mp4"), split="val", person=n.rstrip("0123456789"), talks=True) for n in length]
     assert [c.name for c in picked(clips, TakeConfig(seconds=6, people=2))] == ["a1", "c0", "grid0", "grid1"]
+    assert [c.name for c in picked(clips, TakeConfig(seconds=3.5, people=2))] == ["a1", "c0", "grid0", "grid1"]
+    assert [c.name for c in picked(clips, TakeConfig(seconds=4, people=3))] == ["a1", "b0", "c0", "grid0", "grid1"]

@@ -402,8 +402,8 @@ class BenchMetrics:
     """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
     seconds: Annotated[float, arg(metavar="S")] = 4.0
     """How much of each recording counts."""
-    people: Annotated[int, arg(metavar="N")] = 6
-    """People; one recording each."""
+    people: Annotated[int, arg(metavar="N")] = 8
+    """People; one recording each. Two more whose words are known are added."""
     document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Write metrics.md and its plots there as well."""
 

@@ -49,13 +49,17 @@ def bench_metrics(
 
 
 def picked(clips: Sequence[Clip], config: TakeConfig) -> list[Clip]:
-    """The longest recording of each person, of so many people as have the longest; and some whose words are known."""
-    length = {clip.name: video_seconds(clip.path) or 0.0 for clip in clips if clip.talks}
+    """The longest recording of each person, of so many people, who lie evenly in the list of those whose recordings are long
+    enough (or have the longest); and some whose words are known."""
+    length = {clip.name: min(video_seconds(clip.path) or 0.0, config.seconds) for clip in clips if clip.talks}
     best: dict[str, Clip] = {}
     for clip in clips:
         if clip.talks and (clip.person not in best or length[clip.name] > length[best[clip.person].name]):
             best[clip.person] = clip
-    longest = sorted(best.values(), key=lambda c: -min(length[c.name], config.seconds))[: config.people]
+    people = len(best) if config.people is None else min(config.people, len(best))
+    least = sorted(length[clip.name] for clip in best.values())[-people]
+    longest = [clip for clip in best.values() if length[clip.name] >= least]
+    longest = [longest[i] for i in np.linspace(0, len(longest) - 1, people).round().astype(int)]
     worded = [c for c in clips if c.talks and c.person.startswith("grid") and c not in longest][:WORDED]
     return [*longest, *worded]
 
