@@ -15,8 +15,8 @@ from vivavoce.judge.gather import Tools, gather, raise_if_ours
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.report import KEPT, check_folder, write_report
 from vivavoce.judge.results import ALL, Described, Difference, Evaluation, Row, Summary
-from vivavoce.judge.sets import SETS, Clip, SetFigure
-from vivavoce.metrics.confidence import bootstrap, bootstrap_of
+from vivavoce.judge.sets import SETS, Clip, OfIndices, SetFigure
+from vivavoce.metrics.confidence import Interval, bootstrap, bootstrap_of
 
 Progress = Callable[[str, int, int | None], None]
 _REMEMBERED = 64  # clips whose evidence stays in memory, about 5 MB each
@@ -80,7 +80,7 @@ def _judged(pair: Pair, remember: Callable[[Pair], tuple[Evidence, tuple[str, ..
     except (ValueError, OSError) as error:
         raise_if_ours(error)
         return Row(pair=pair, figures={}, problem=" ".join(str(error).split()))
-    return Row(pair=pair, figures=figures_of(evidence, figures), notes=notes)
+    return Row(pair=pair, figures=figures_of(evidence, figures), compared=evidence.example is not None, notes=notes)
 
 
 def _summed_up(
@@ -92,6 +92,7 @@ def _summed_up(
     groups = (ALL, *(named if len(named) > 1 or any(row.pair.group == ALL for row in rows) else ()))
     summaries: list[Summary] = []
     differences: list[Difference] = []
+    of_sets = _Sets(evidence, options)
     for number, group in enumerate(groups):
         for i, system in enumerate(systems):
             report("summing up", number * len(systems) + i, len(groups) * len(systems))
@@ -102,8 +103,8 @@ def _summed_up(
                 summaries += _summary(figure, mine, system, group, figure.name in rewards, options)
                 differences += _difference(figure.name, mine, theirs, options, (system, systems[0], group))
             for whole in sets:
-                summaries += _set_summary(whole, mine, evidence, (system, group), whole.name in rewards, options)
-                differences += _set_difference(whole, mine, theirs, evidence, options, (system, systems[0], group))
+                summaries += of_sets.summary(whole, mine, system, group, whole.name in rewards)
+                differences += of_sets.difference(whole, mine, theirs, (system, systems[0], group))
     report("summing up", len(groups) * len(systems), len(groups) * len(systems))
     return Evaluation(
         figures=(*figures, *sets), systems=systems, groups=groups, rows=tuple(rows), summaries=tuple(summaries),
@@ -147,41 +148,47 @@ def _difference(
     return [Difference(system=who[0], against=who[1], group=who[2], figure=name, mean=mean)]
 
 
-def _clips(rows: dict[str, Row], evidence: Callable[[Pair], Evidence]) -> dict[str, Clip]:
-    return {
-        name: Clip(
-            figures=row.figures, evidence=partial(evidence, row.pair), compared=evidence(row.pair).example is not None,
+class _Sets:
+    """Figures of sets. What a figure worked out about a system's clips is remembered: differences ask for it again."""
+
+    def __init__(self, evidence: Callable[[Pair], Evidence], options: Options) -> None:
+        self._evidence, self._options = evidence, options
+        self._over: dict[tuple[str, tuple[Pair, ...]], OfIndices] = {}
+
+    def summary(self, figure: SetFigure, rows: dict[str, Row], system: str, group: str, reward: bool) -> list[Summary]:
+        """None where it cannot be told."""
+        usable = [row for row in rows.values() if figure.usable(self._clip(row))]
+        mean = self._interval(figure, usable)
+        if mean is None:
+            return []
+        return [Summary(system=system, group=group, figure=figure.name, mean=mean, median=None, real=None, reward=reward)]
+
+    def difference(
+        self, figure: SetFigure, mine: dict[str, Row], theirs: dict[str, Row], who: tuple[str, str, str]
+    ) -> list[Difference]:
+        """Both over the clips that both have, which are drawn together."""
+        both = [name for name in mine if name in theirs]
+        common = [n for n in both if figure.usable(self._clip(mine[n])) and figure.usable(self._clip(theirs[n]))]
+        mean = self._interval(figure, [mine[name] for name in common], [theirs[name] for name in common])
+        return [] if mean is None else [Difference(system=who[0], against=who[1], group=who[2], figure=figure.name, mean=mean)]
+
+    def _interval(self, figure: SetFigure, rows: Sequence[Row], minus: Sequence[Row] | None = None) -> Interval | None:
+        if not rows:
+            return None
+        ours = self._of(figure, rows)
+        others = self._of(figure, minus) if minus is not None else None
+        resamples = min(self._options.resamples, figure.resamples)
+        found = bootstrap_of(
+            len(rows), ours if others is None else lambda chosen: ours(chosen) - others(chosen), seed=self._options.seed,
+            resamples=resamples,
         )
-        for name, row in rows.items()
-    }
+        return None if np.isnan(found.value) else found
 
+    def _of(self, figure: SetFigure, rows: Sequence[Row]) -> OfIndices:
+        key = (figure.name, tuple(row.pair for row in rows))
+        if key not in self._over:
+            self._over[key] = figure.over([self._clip(row) for row in rows])
+        return self._over[key]
 
-def _set_summary(
-    figure: SetFigure, rows: dict[str, Row], evidence: Callable[[Pair], Evidence], who: tuple[str, str], reward: bool,
-    options: Options,
-) -> list[Summary]:
-    usable = [clip for clip in _clips(rows, evidence).values() if figure.usable(clip)]
-    if not usable:
-        return []
-    resamples = min(options.resamples, figure.resamples)
-    mean = bootstrap_of(len(usable), figure.over(usable), seed=options.seed, resamples=resamples)
-    if np.isnan(mean.value):
-        return []
-    return [Summary(system=who[0], group=who[1], figure=figure.name, mean=mean, median=None, real=None, reward=reward)]
-
-
-def _set_difference(
-    figure: SetFigure, mine: dict[str, Row], theirs: dict[str, Row], evidence: Callable[[Pair], Evidence], options: Options,
-    who: tuple[str, str, str],
-) -> list[Difference]:
-    """Both over the clips that both have, which are drawn together."""
-    a, b = _clips(mine, evidence), _clips(theirs, evidence)
-    common = [name for name in a if name in b and figure.usable(a[name]) and figure.usable(b[name])]
-    if not common:
-        return []
-    ours, others = (figure.over([clips[name] for name in common]) for clips in (a, b))
-    resamples = min(options.resamples, figure.resamples)
-    mean = bootstrap_of(len(common), lambda i: ours(i) - others(i), seed=options.seed, resamples=resamples)
-    if np.isnan(mean.value):
-        return []
-    return [Difference(system=who[0], against=who[1], group=who[2], figure=figure.name, mean=mean)]
+    def _clip(self, row: Row) -> Clip:
+        return Clip(figures=row.figures, evidence=partial(self._evidence, row.pair), compared=row.compared)

@@ -115,9 +115,9 @@ def _cell(summary: Summary | None) -> str:
     if summary is None:
         return '<span class="unit">–</span>'
     mean = summary.mean
-    said = [] if np.isnan(mean.low) else [f"{number(mean.low)} … {number(mean.high)}"]
+    said = [] if np.isnan(mean.low) else [f"{number(mean.low)}\u00a0…\u00a0{number(mean.high)}"]
     if summary.median is not None and mean.count > 1:
-        said.append(f"median {number(summary.median.value)}")
+        said.append(f"median\u00a0{number(summary.median.value)}")
     reward = ' <span class="reward">reward</span>' if summary.reward else ""
     detail = f'<span class="interval" title="{mean.count} clips">{" · ".join(said)}</span>' if said else ""
     return f"<b>{number(mean.value)}</b>{reward}{detail}"
@@ -166,7 +166,7 @@ def _distribution(figure: Described, evaluation: Evaluation) -> str:
     summary = evaluation.summary(evaluation.systems[0], figure.name)
     if lines and len(real) >= FEWEST_DOTS and summary is not None and summary.real is not None:
         mean = summary.real
-        lines.append(Line(name="recordings", values=real, mean=mean.value, low=mean.low, high=mean.high, style="real"))
+        lines.append(Line(name="recordings", values=real, mean=mean.value, low=mean.low, high=mean.high, style="rec"))
     if not lines:
         return ""
     target = {"near 1": 1.0, "near 0": 0.0}.get(figure.better)
@@ -192,10 +192,10 @@ def _list(ranked: Sequence[Ranked], evaluation: Evaluation) -> Iterator[str]:
     yield '<th class="n">Mean rank</th><th>Worst in</th></tr></thead><tbody>'
     for i, clip in enumerate(ranked[:SHOWN_CLIPS]):
         pair = clip.row.pair
-        system = f"<td>{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>" if len(evaluation.systems) > 1 else ""
+        system = f'<td class="s">{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>' if len(evaluation.systems) > 1 else ""
         said = ", ".join(f"{escape(f.title)} {_value(f, clip.row)}" for f in clip.worst)
         yield f'<tr><td class="n">{i + 1}</td><td><a href="#clip{i + 1}">{escape(pair.name)}</a></td>{system}'
-        yield f'<td class="n">{clip.badness:.2f}</td><td>{said}</td></tr>'
+        yield f'<td class="n">{clip.badness:.2f}</td><td class="said">{said}</td></tr>'
     yield "</tbody></table></div></section>"
 
 
@@ -278,9 +278,9 @@ def _sheet(evidence: Evidence) -> str:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode()
-    said = "Generated" + (" over recorded" if evidence.example is not None else "") + " frames at "
+    said = "Generated" + (" (above) and recorded" if evidence.example is not None else "") + " frames at "
     said += ", ".join(f"{time:.1f}" for time in times) + " s"
-    return f'<img class="sheet" alt="{said}" title="{said}" src="data:image/jpeg;base64,{data}">'
+    return f'<img class="sheet" alt="{said}" src="data:image/jpeg;base64,{data}"><p class="unit">{said}</p>'
 
 
 def _strip(look: Look, times: np.ndarray) -> np.ndarray:

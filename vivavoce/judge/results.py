@@ -16,11 +16,12 @@ ALL = "all"  # the group of every clip
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A clip's figures by name, those of its recording with SUFFIX; what could not be measured is missing. ``problem``: why the
-    clip could not be judged at all; ``notes``: what else is to be said about it."""
+    """A clip's figures by name, those of its recording with SUFFIX; what could not be measured is missing. ``compared``: it had
+    a motion to be held against. ``problem``: why the clip could not be judged at all; ``notes``: what else is to be said."""
 
     pair: Pair
     figures: dict[str, float]
+    compared: bool = False
     problem: str | None = None
     notes: tuple[str, ...] = ()
 

@@ -21,7 +21,7 @@ a { color: var(--gen); } code { font-size: 12px; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--faint); vertical-align: baseline; }
 thead th { font-size: 13px; color: var(--soft); font-weight: 600; white-space: nowrap; }
-th.n, td.n { text-align: right; white-space: nowrap; } tr.topic th { padding-top: 16px; border-bottom: 1px solid var(--soft); }
+td.s { white-space: nowrap; } th.n, td.n { text-align: right; white-space: nowrap; } tr.topic th { padding-top: 16px; border-bottom: 1px solid var(--soft); }
 td:first-child { white-space: nowrap; } td.best, .unit { color: var(--soft); font-size: 13px; font-weight: 400; }
 td.best { white-space: nowrap; }
 .interval { display: block; font-size: 12px; color: var(--soft); }
@@ -33,7 +33,7 @@ figcaption { font-size: 13px; font-weight: 600; margin-bottom: 4px; }
 .legend { margin: 6px 0 0; font-size: 13px; } .key::before { content: ""; display: inline-block; width: 18px; height: 3px;
   margin: 0 6px 3px 0; vertical-align: middle; background: currentColor; } .key { margin-right: 16px; }
 .key.gen { color: var(--gen); } .key.real { color: var(--real); }
-.sheet { display: block; width: 100%; border-radius: 6px; }
+.scroll > .unit { margin: 4px 0 0; } .sheet { display: block; width: 100%; border-radius: 6px; }
 .chips { list-style: none; display: flex; flex-wrap: wrap; gap: 6px; padding: 0; margin: 12px 0 0; font-size: 13px; }
 .chips li { border: 1px solid var(--faint); border-radius: 6px; padding: 1px 8px; } .chips li.bad { border-color: var(--bad); }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; background: currentColor; }
@@ -45,8 +45,13 @@ svg .word { fill: var(--word); font-size: 10px; } svg .name { fill: var(--ink); 
 .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; } .curve.gen { stroke: var(--gen); }
 .curve.real { stroke: var(--real); }
 .target { stroke: var(--soft); stroke-dasharray: 4 3; } .span { stroke: var(--ink); stroke-width: 2; }
-.mean { stroke: var(--ink); stroke-width: 3; } .dot { fill: currentColor; opacity: 0.55; } .dot.real { color: var(--real); }
+.mean { stroke: var(--ink); stroke-width: 3; } .dot { fill: currentColor; opacity: 0.55; } .rec { color: var(--soft); }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); } .s3 { color: var(--s3); }
 .s4 { color: var(--s4); } .s5 { color: var(--s5); } .s6 { color: var(--s6); } .s7 { color: var(--s7); }
+@media (max-width: 640px) {
+  main { padding: 16px 12px 48px; } body { font-size: 14px; } th, td { padding-right: 12px; }
+  td:first-child { white-space: normal; min-width: 8.5em; } .interval { white-space: normal; max-width: 9em; margin-left: auto; }
+  .grid2 { grid-template-columns: 1fr; } td.said { min-width: 15em; }
+}
 @media print { details { display: block; } .clip { break-inside: avoid; } }
 """

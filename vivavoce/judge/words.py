@@ -20,7 +20,7 @@ def counted(evaluation: Evaluation) -> str:
     clips = len(evaluation.rows)
     systems = f" of {len(evaluation.systems)} systems" if len(evaluation.systems) > 1 else ""
     rest = f"; {failed} could not be judged" if failed else ""
-    return f"{clips} clip{'s' * (clips != 1)}{systems}{rest}. Means over clips with 95% bootstrap intervals."
+    return f"{clips} clip{'s' * (clips != 1)}{systems}{rest}. Means over clips, with 95% bootstrap intervals and medians."
 
 
 def by_topic(evaluation: Evaluation) -> list[Described]:
@@ -33,8 +33,9 @@ def number(value: float, *, signed: bool = False) -> str:
     """Three significant digits."""
     if math.isnan(value):
         return ""
-    text = f"{value:+.3g}" if signed else f"{value:.3g}"
-    return f"{value:+.0f}" if "e+" in text and signed else f"{value:.0f}" if "e+" in text else text
+    sign = "+" if signed else ""
+    text = f"{value:{sign}.3g}"
+    return f"{value:{sign}.0f}" if "e+" in text else text
 
 
 def with_interval(interval: Interval, *, signed: bool = False) -> str:
