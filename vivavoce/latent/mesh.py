@@ -119,7 +119,9 @@ def _distance(points: Float[np.ndarray, "*t n d"], a: int, b: int) -> Float[np.n
     return np.linalg.norm(points[..., a, :] - points[..., b, :], axis=-1)
 
 
-def head_rotation(points: Float[np.ndarray, "t n 3"], template: Float[np.ndarray, "n 3"] | None = None) -> Float[np.ndarray, "t 3"]:
+def head_rotation(
+    points: Float[np.ndarray, "t n 3"], template: Float[np.ndarray, "n 3"] | None = None
+) -> Float[np.ndarray, "t 3"]:
     """Pitch, yaw and roll of the head, radians, against ``template``, by default the median frame.
 
     The rotation is the one that takes the template's rigid landmarks closest to each frame's; R = Rz(roll) Ry(yaw) Rx(pitch).

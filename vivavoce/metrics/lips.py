@@ -1,6 +1,8 @@
 """How well generated lips follow recorded ones, from curves of the lips' opening (or the mouth's width) at the motion's rate.
 
-The definitions are those of the independent judge, `docs/log.md` says "(curves)" where they were computed without rendering.
+The definitions are those of the independent judge (correlation, lag, gain, closures), `docs/log.md` says "(curves)" where they
+were computed without rendering. Curves have a value a frame, in face heights, and no gaps. A comparison with one recording
+asks for this take's habits too: another take of the sentence would not correlate perfectly either.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ SHORTEST = 10  # frames; what is shorter has no correlation to speak of
 FURTHEST = 8  # frames that a lag is looked for to each side
 CLOSED = 0.12  # of the range of opening, from its bottom
 FEWEST_CLOSED = 3  # frames without which closures cannot be judged
+TOUCHING = 0.04  # face heights: in 177 recordings no mouth that was tracked closed was open further
 
 
 def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
-    """Pearson's; 0 where a curve is constant or shorter than SHORTEST."""
+    """Pearson's r = cov(a, b) / (std a std b): -1 to 1, higher is better; 0 where a curve is constant or shorter than SHORTEST.
+
+    It sees timing and shape, not how far lips open (`gain`) nor whether they close (`closure_f1`).
+    """
     assert a.shape == b.shape and a.ndim == 1, (a.shape, b.shape)
     if len(a) < SHORTEST or a.std() < 1e-9 or b.std() < 1e-9:
         return 0.0
@@ -23,7 +29,10 @@ def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float
 
 
 def best_lag(generated: Float[np.ndarray, " t"], real: Float[np.ndarray, " t"], *, furthest: int = FURTHEST) -> int:
-    """Frames by which ``generated`` is late where the two correlate best; negative: early. The earliest of equals."""
+    """argmax over k of `correlation` of generated(t + k) with real(t): frames by which ``generated`` is late; negative: early.
+
+    -furthest to furthest, near 0 is good; the earliest of equals. Where the two hardly correlate it is chance.
+    """
     assert generated.shape == real.shape, (generated.shape, real.shape)
     count = len(real)
 
@@ -40,7 +49,12 @@ def closed(opening: Float[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
 
 
 def closure_f1(generated: Float[np.ndarray, " t"], real: Float[np.ndarray, " t"]) -> float:
-    """F1 of the frames with closed lips, one frame of tolerance to each side; NaN where the real lips hardly ever close."""
+    """F1 = 2 P R / (P + R) of the frames with closed lips, one frame of tolerance to each side.
+
+    0 to 1, higher is better; NaN where the real lips hardly ever close. P: share of generated closures that are real ones, R: of
+    real ones that are generated. `closed` is relative to each curve's own range, so lips that never quite meet pass: see
+    `bilabial_closures`.
+    """
     assert generated.shape == real.shape, (generated.shape, real.shape)
     ours, theirs = closed(generated), closed(real)
     if theirs.sum() < FEWEST_CLOSED:
@@ -57,27 +71,37 @@ def _widened(mask: Bool[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
 
 
 def gain(generated: Float[np.ndarray, " t"], real: Float[np.ndarray, " t"]) -> float:
-    """Standard deviation of the generated curve over the real one's: 1 where it moves as far; NaN where the real one is still."""
+    """std(generated) / std(real): how far a curve moves beside the recorded one. From 0, near 1 is good.
+
+    For lips, brows, anything. NaN where the real one is still. It sees neither when nor how fast.
+    """
     spread = float(np.std(real))
     return float(np.std(generated)) / spread if spread > 1e-9 else float("nan")
 
 
 def bilabial_closures(opening: Float[np.ndarray, " t"], times: Float[np.ndarray, "n 2"], rate_hz: float) -> float:
-    """Share of the bilabials (p, b, m; ``times``: begin and end, seconds) within which the lips close; NaN without any.
+    """Share of the bilabials within which lips meet: 0 to 1, higher is better; NaN without any.
 
-    Closed as `closed` says, in any frame of the phone or one next to it.
+    ``times``: begin and end of each p, b and m, seconds. Lips meet where they are `closed` and under TOUCHING in any frame of the
+    phone or one frame beside it; relative closing alone would pass lips that always stay ajar, TOUCHING alone lips that never
+    open. Lips that are shut most of the time close on bilabials too: give the share of other stretches of speech beside it.
     """
-    shut, hit = closed(opening), []
+    shut, hit = closed(opening) & (opening < TOUCHING), []
     for begin, end in np.asarray(times, np.float64).reshape(-1, 2):
-        first, last = int(np.floor(begin * rate_hz)) - 1, int(np.ceil(end * rate_hz)) + 1
-        within = shut[max(first, 0) : max(last, 0)]
+        first, last = int(np.ceil(begin * rate_hz - 1 - 1e-6)), int(np.floor(end * rate_hz + 1 + 1e-6))
+        within = shut[max(first, 0) : max(last + 1, 0)]
         if len(within):
             hit.append(bool(within.any()))
     return float(np.mean(hit)) if hit else float("nan")
 
 
 def silent_stability(opening: Float[np.ndarray, " t"], silent: Bool[np.ndarray, " t"]) -> float:
-    """Standard deviation of the opening within stretches of silence, about each one's mean, in face heights; NaN without silence."""
+    """How still lips are in silence: root mean square of the opening about the mean of each silence, face heights.
+
+    From 0, still; low is good, though people do move their lips in pauses: the recording's is the measure. Silences of fewer
+    than SHORTEST frames are left out; NaN without others. A mouth that hangs open is still too. Lips open before they sound:
+    end silences early. THEval's has the same aim (`theval.silent_lips`) but, a median, misses what moves half of the time.
+    """
     assert opening.shape == silent.shape, (opening.shape, silent.shape)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(int)))
     parts = [opening[a:b] - opening[a:b].mean() for a, b in edges.reshape(-1, 2) if b - a >= SHORTEST]

@@ -16,25 +16,31 @@ SSIM_REACH = 5
 
 
 def psnr(a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w c"]) -> float:
-    """Peak signal-to-noise ratio, dB: 10 log10(255^2 / mean squared error); infinite for equal pictures."""
+    """Peak signal-to-noise ratio 10 log10(255^2 / mean squared difference), dB: higher is better, infinite for equal pictures.
+
+    A shift of one pixel costs more than a blur. Only for pictures that should be equal, as when a recording reenacts itself.
+    """
     assert a.shape == b.shape, (a.shape, b.shape)
     apart = cv2.norm(a, b, cv2.NORM_L2SQR) / a.size
     return float(10 * np.log10(PEAK**2 / apart)) if apart else float("inf")
 
 
 def ssim(a: UInt8[np.ndarray, "h w 3"], b: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Structural similarity of the luma (Wang et al. 2004), -1 to 1, 1 for equal pictures."""
+    """Structural similarity of the luma (Wang et al. 2004), -1 to 1, higher is better, 1 for equal pictures.
+
+    Mean over places of (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2)), with moments under a Gaussian
+    window; the outermost SSIM_REACH pixels are left out. It does not see colour, and like `psnr` it wants pixels in their place.
+    """
     assert a.shape == b.shape, (a.shape, b.shape)
     x, y = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in (a, b))
-
-    def mean(image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (2 * SSIM_REACH + 1,) * 2, SSIM_SIGMA)
-
-    mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y, both = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2, mean(x * y) - mean_x * mean_y
+    window = cv2.getGaussianKernel(2 * SSIM_REACH + 1, SSIM_SIGMA, cv2.CV_32F)
+    inner = slice(SSIM_REACH, -SSIM_REACH)
+    mean_x, mean_y, squares, both = (
+        cv2.sepFilter2D(moment, -1, window, window)[inner, inner] for moment in (x, y, x * x + y * y, x * y)
+    )
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-    at = (2 * mean_x * mean_y + c1) * (2 * both + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return float(at[SSIM_REACH:-SSIM_REACH, SSIM_REACH:-SSIM_REACH].mean())
+    product, power = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    return float(((2 * product + c1) * (2 * (both - product) + c2) / ((power + c1) * (squares - power + c2))).mean())
 
 
 def crop(
@@ -50,10 +56,13 @@ def crop(
 
 
 def sharpness(image: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Root mean square of the Laplacian of the mean of the channels, 8-bit levels; 0 for a flat picture."""
-    grey = image.mean(-1, dtype=np.float64)
+    """Root mean square of the Laplacian of the channels' mean, 8-bit levels: from 0, flat; near the recording's is good.
+
+    The judge's, on crops of a fixed side: it depends on the scale. Noise, grain and blocks of a codec count as sharp.
+    """
+    grey = image[..., 0].astype(np.int32) + image[..., 1] + image[..., 2]
     laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return float(np.sqrt((laplacian**2).mean()))
+    return float(np.sqrt((laplacian.astype(np.float64) ** 2).mean())) / 3
 
 
 def border(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "n 3"]:
@@ -63,12 +72,19 @@ def border(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "n 3"]:
 
 
 def border_change(previous: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Mean absolute change of `border` between two frames, 8-bit levels."""
+    """Mean absolute change of `border` between two frames, 8-bit levels: from 0, low is good.
+
+    Its mean over a clip is the judge's flicker. Hair, hands and moving backgrounds count as flicker where they reach the border.
+    """
     return float(np.abs(border(image).astype(np.int16) - border(previous)).mean())
 
 
 def background_stability(frames: Iterable[UInt8[np.ndarray, "h w 3"]], background: Bool[np.ndarray, "h w"]) -> float:
-    """Standard deviation over time of the pixels of ``background``, 8-bit levels, root mean square; 0 where all stands still."""
+    """sqrt(mean over the pixels of ``background`` of their variance over time), 8-bit levels: from 0, still; low is good.
+
+    Swimming, flicker and drift all count; what the person covered or uncovered must not be in the mask. NaN without frames or
+    pixels. A camera that moves is not still either: hold it beside the recording's.
+    """
     count, total, squares = 0, None, None
     for frame in frames:
         pixels = frame[background].astype(np.float64)
@@ -93,7 +109,12 @@ class Drift(NamedTuple):
 
 
 def colour_drift(colours: Float[np.ndarray, "t 3"], rate_hz: float) -> Drift:
-    """Slope of the mean colour over time, and how far a second of it gets from the first second; both 0 for steady colours."""
+    """How colours wander over time, from 0, steady; low is good.
+
+    The length of the least-squares slope of the mean colour, 8-bit levels per minute, and the furthest that the mean of any
+    second gets from that of the first. NaN for clips under two seconds. Of faces, take the mean over skin that stays in view:
+    turning heads and mouths change the mean of the whole picture.
+    """
     second = max(1, round(rate_hz))
     if len(colours) < 2 * second:
         return Drift(float("nan"), float("nan"))
@@ -105,5 +126,9 @@ def colour_drift(colours: Float[np.ndarray, "t 3"], rate_hz: float) -> Drift:
 
 
 def flicker(colours: Float[np.ndarray, "t 3"]) -> float:
-    """Root mean square of the second difference of the mean colour, 8-bit levels: what alternates, not what drifts."""
+    """Root mean square length of the second difference of the mean colour, 8-bit levels: from 0, low is good.
+
+    It sees brightness that alternates from frame to frame, not what drifts, nor pixels that flicker against each other. NaN for
+    fewer than three frames.
+    """
     return float(np.sqrt((np.diff(colours, 2, axis=0) ** 2).sum(1).mean())) if len(colours) > 2 else float("nan")

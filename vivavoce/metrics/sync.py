@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from vivavoce.metrics.lips import correlation
+from vivavoce.metrics.lips import SHORTEST, correlation
 
 
 def distances_by_offset(
     video: Float[np.ndarray, "t d"], audio: Float[np.ndarray, "t d"], furthest: int, *, padded: bool = False
 ) -> Float[np.ndarray, " o"]:
-    """Mean Euclidean distance of video and audio for each offset from -furthest to furthest; positive: the video is late.
+    """D(k) = mean over t of |video(t) - audio(t - k)| for k from -furthest to furthest; positive: the video is late.
 
-    ``padded``: beyond its ends the sound is zeros, as in the published evaluation of SyncNet; otherwise frames without sound
-    are left out.
+    Row t of both is the embedding of the window about the same time. Beyond its ends the sound is left out or, ``padded``, zeros:
+    so the published evaluation of SyncNet has it. ValueError where the clip has no more than ``furthest`` windows.
     """
     assert video.shape == audio.shape, (video.shape, audio.shape)
     count = len(video)
-    if not padded and count <= furthest:
+    if count <= furthest:
         raise ValueError(f"{count} windows, but offsets of up to {furthest} were asked for: give a longer clip")
     found = []
     for offset in range(-furthest, furthest + 1):
@@ -33,13 +33,20 @@ def distances_by_offset(
 def offset_and_confidence(
     video: Float[np.ndarray, "t d"], audio: Float[np.ndarray, "t d"], furthest: int, *, padded: bool = False
 ) -> tuple[int, float]:
-    """Offset of the smallest mean distance (positive: the video is late), and SyncNet's confidence: median minus minimum."""
+    """argmin of D(k) (`distances_by_offset`), positive: the video is late, and SyncNet's confidence median D - min D.
+
+    Chung and Zisserman 2016. Offset near 0 is good; confidence from 0, higher is better up to what recordings have: generated
+    lips can surpass them by opening wide. Both are only as good as the embeddings.
+    """
     apart = distances_by_offset(video, audio, furthest, padded=padded)
     return int(apart.argmin()) - furthest, float(np.median(apart) - apart.min())
 
 
 def two_way_accuracy(in_sync: Float[np.ndarray, " n"], shifted: Float[np.ndarray, " n"]) -> float:
-    """Share of pairs whose score (higher: in sync) is higher with the right sound than with a wrong one; ties count half."""
+    """Share of pairs whose score (higher: in sync) is higher with the right sound than with a wrong one; ties count half.
+
+    0 to 1, higher is better, 0.5 by chance. How easy it is depends on how the wrong sounds were chosen. NaN without pairs.
+    """
     a, b = np.asarray(in_sync), np.asarray(shifted)
     assert a.shape == b.shape, (a.shape, b.shape)
     return float(((a > b) + 0.5 * (a == b)).mean()) if len(a) else float("nan")
@@ -48,12 +55,19 @@ def two_way_accuracy(in_sync: Float[np.ndarray, " n"], shifted: Float[np.ndarray
 def sound_offset(
     opening: Float[np.ndarray, " t"], loudness: Float[np.ndarray, " t"], rate_hz: float, *, furthest_seconds: float = 0.4
 ) -> tuple[float, float]:
-    """Seconds by which the lips' opening is late on the sound's loudness where the two correlate best, and that correlation."""
+    """Seconds by which lips are late on the sound, without any network, and the correlation r that says how sure that is.
+
+    argmax over k of corr(opening'(t + k), loudness'(t)), ' being the change over time; near 0 is good, -furthest to furthest.
+    ``loudness``: square root of the amplitude, or dB. Loudness tells little of lips: in 74 recordings of five seconds and more
+    r is 0.2, the median 0.04 s early, and half of the clips lie from 0.08 s early to 0.11 s late. So give the median over many
+    clips, or the sync expert's offset (`offset_and_confidence`).
+    """
     assert opening.shape == loudness.shape, (opening.shape, loudness.shape)
     furthest, count = round(furthest_seconds * rate_hz), len(opening)
+    if count <= furthest + SHORTEST:
+        return float("nan"), 0.0
+    lips, sound = np.gradient(opening), np.gradient(loudness)
     lags = range(-furthest, furthest + 1)
-    found = [
-        correlation(opening[max(lag, 0) : count + min(lag, 0)], loudness[max(-lag, 0) : count - max(lag, 0)]) for lag in lags
-    ]
+    found = [correlation(lips[max(k, 0) : count + min(k, 0)], sound[max(-k, 0) : count - max(k, 0)]) for k in lags]
     best = int(np.argmax(found))
     return lags[best] / rate_hz, found[best]
