@@ -97,6 +97,7 @@ def test_a_damage_touches_its_own_fields_only(take: Take, animator: Animator) ->
     own = {
         "lips late": {"lips_jaw"}, "lips scaled": {"lips_jaw"}, "lips quiver": {"lips_jaw"}, "lids frozen": {"eyelids"},
         "head frozen": {"rotation", "translation", "log_scale"}, "head trembles": {"rotation"}, "brows frozen": {"cheeks_brows"},
+        "head late": {"rotation", "translation", "log_scale"},
     }
     before = vars(recorded_motion(take, animator.space))
     for name, fields in own.items():
@@ -110,6 +111,10 @@ def test_delay_moves_the_best_lag_by_as_much(take: Take, animator: Animator, fra
     real = openings(take, animator, recorded_motion(take, animator.space))
     late = openings(take, animator, apply(take, animator, "lips late", frames / MOTION_RATE_HZ))
     assert best_lag(late, real) == frames
+    assert torch.allclose(
+        apply(take, animator, "head late", frames / MOTION_RATE_HZ).rotation[frames:],
+        recorded_motion(take, animator.space).rotation[:-frames], atol=1e-6,
+    )
     half = apply(take, animator, "lips late", 0.5 / MOTION_RATE_HZ).lips_jaw
     whole = recorded_motion(take, animator.space).lips_jaw
     assert torch.allclose(half[1:], (whole[1:] + whole[:-1]) / 2, atol=1e-5), "between two frames"

@@ -402,7 +402,7 @@ class BenchMetrics:
     """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
     seconds: Annotated[float, arg(metavar="S")] = 4.0
     """How much of each recording counts."""
-    people: Annotated[int, arg(metavar="N")] = 8
+    people: Annotated[int, arg(metavar="N")] = 6
     """People; one recording each. Two more whose words are known are added."""
     document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Write metrics.md and its plots there as well."""

@@ -24,6 +24,7 @@ from vivavoce.latent.topology import RIGID, SKIN
 from vivavoce.train.data import without_blinks
 from vivavoce.train.takes import Take, drawn, recorded_motion
 
+HEAD = ("rotation", "translation", "log_scale")
 SOFT_EDGE = 0.08  # of the blended face's hull, in face heights
 HULL_KEPT = 0.9  # of its size, so that the edge lies on skin
 
@@ -59,10 +60,22 @@ class Scene:
 
 def delayed(motion: Motion, seconds: float, *_: object) -> Motion:
     """Lips and jaw so much later; they wait in their first place."""
-    time = np.arange(len(motion)) - seconds * MOTION_RATE_HZ
-    lips = motion.lips_jaw.double().numpy()
-    late = np.stack([np.interp(time, np.arange(len(motion)), column) for column in lips.T], 1)
-    return replace(motion, lips_jaw=torch.from_numpy(late).to(motion.lips_jaw))
+    return _later(motion, seconds, ("lips_jaw",))
+
+
+def lagging(motion: Motion, seconds: float, *_: object) -> Motion:
+    """The head so much later; it waits in its first pose."""
+    return _later(motion, seconds, HEAD)
+
+
+def _later(motion: Motion, seconds: float, fields: Sequence[str]) -> Motion:
+    index = np.arange(len(motion))
+    late = {}
+    for name in fields:
+        values = vars(motion)[name]
+        moved = [np.interp(index - seconds * MOTION_RATE_HZ, index, column) for column in values.double().numpy().T]
+        late[name] = torch.from_numpy(np.stack(moved, 1)).to(values)
+    return replace(motion, **late)
 
 
 def widened(motion: Motion, factor: float, *_: object) -> Motion:
@@ -77,7 +90,7 @@ def quivering(motion: Motion, deviations: float, noise: Tensor, _: object) -> Mo
 
 def frozen(motion: Motion, share: float, *_: object) -> Motion:
     """So much of the head's movement taken away; 1 holds it in the portrait's pose."""
-    return motion.amplified(dict.fromkeys(("rotation", "translation", "log_scale"), 1 - share))
+    return motion.amplified(dict.fromkeys(HEAD, 1 - share))
 
 
 def trembling(motion: Motion, degrees: float, noise: Tensor, _: object) -> Motion:
@@ -159,6 +172,7 @@ DAMAGES: tuple[Damage, ...] = (
     Damage(name="lips scaled", says="lips and jaw times", unit="", amounts=(0, 0.5, 1, 1.5, 2), intact=1, motion=widened),
     Damage(name="lips quiver", says="noise on lips and jaw", unit="deviations", amounts=(0, 0.25, 0.5, 1), motion=quivering),
     Damage(name="head frozen", says="the head's movement taken away", unit="share", amounts=(0, 0.5, 1), motion=frozen),
+    Damage(name="head late", says="the head delayed", unit="s", amounts=(0, 0.2, 0.4, 0.8), motion=lagging),
     Damage(name="head trembles", says="noise on the head's angles", unit="degrees", amounts=(0, 0.25, 0.5, 1), motion=trembling),
     Damage(name="lids frozen", says="blinks taken away", unit="share", amounts=(0, 0.5, 1), motion=staring),
     Damage(name="brows frozen", says="cheeks and brows held still", unit="share", amounts=(0, 0.5, 1), motion=impassive),

@@ -18,10 +18,10 @@ Direction = Literal["rises", "falls", "dips", "peaks"]
 INTACT = "intact"
 
 _LATE, _SCALED, _QUIVER = "lips late", "lips scaled", "lips quiver"
-_FROZEN, _TREMBLE, _LIDS, _BROWS = "head frozen", "head trembles", "lids frozen", "brows frozen"
+_FROZEN, _LAG, _TREMBLE, _LIDS, _BROWS = "head frozen", "head late", "head trembles", "lids frozen", "brows frozen"
 _BLUR, _IDENTITY, _DRIFT, _FLICKER = "blur", "identity", "colours drift", "flicker"
 _HEAD: Mapping[str, Direction] = {_FROZEN: "falls", _TREMBLE: "rises"}
-_WITH_SPEECH: Mapping[str, Direction] = {_FROZEN: "falls", _TREMBLE: "falls"}
+_WITH_SPEECH: Mapping[str, Direction] = {_LAG: "falls", _TREMBLE: "falls"}
 
 SEES: Mapping[str, Mapping[str, Direction]] = {
     "lip_corr": {_LATE: "falls", _QUIVER: "falls"},
@@ -40,8 +40,10 @@ SEES: Mapping[str, Mapping[str, Direction]] = {
     "brow_ratio": {_BROWS: "falls"}, "brow_activity": {_BROWS: "falls"},
     "blink_per_min": {_LIDS: "falls"}, "blink_depth": {_LIDS: "falls"},
     "mouth_sharp": {_BLUR: "falls"}, "face_sharp": {_BLUR: "falls"},
-    "psnr": {_BLUR: "falls", _IDENTITY: "falls", _LATE: "falls", _TREMBLE: "falls", _DRIFT: "falls", _FLICKER: "falls"},
-    "ssim": {_BLUR: "falls", _IDENTITY: "falls", _LATE: "falls", _TREMBLE: "falls"},
+    "psnr": {
+        _BLUR: "falls", _IDENTITY: "falls", _LATE: "falls", _LAG: "falls", _TREMBLE: "falls", _DRIFT: "falls", _FLICKER: "falls",
+    },
+    "ssim": {_BLUR: "falls", _IDENTITY: "falls", _LATE: "falls", _LAG: "falls", _TREMBLE: "falls"},
     "flicker": {_FLICKER: "rises"}, "colour_flicker": {_FLICKER: "rises"}, "background": {_FLICKER: "rises", _DRIFT: "rises"},
     "colour_drift": {_DRIFT: "rises"},
     "identity": {_IDENTITY: "falls"}, "identity_match": {_IDENTITY: "falls"},
