@@ -23,7 +23,7 @@ from vivavoce.metrics.head import (
     speed,
     windows,
 )
-from vivavoce.metrics.lips import best_lag, bilabial_closures, closed, closure_f1, correlation, gain, silent_stability
+from vivavoce.metrics.lips import best_lag, bilabial_closures, closed, closure_f1, correlation, gain, silent_stability, touching
 from vivavoce.metrics.sync import distances_by_offset, offset_and_confidence, sound_offset, two_way_accuracy
 
 RATE_HZ = 25.0
@@ -102,6 +102,12 @@ def test_lips_that_stay_ajar_or_still_meet_no_bilabial() -> None:
     assert bilabial_closures(opening, times, RATE_HZ) == 1
     assert bilabial_closures(opening + 0.05, times, RATE_HZ) == 0
     assert bilabial_closures(np.zeros(200), times, RATE_HZ) == 0
+    lifted = [touching(opening + up).mean() for up in (0, 0.005, 0.01, 0.02, 0.03, 0.04)]
+    assert lifted == sorted(lifted, reverse=True)
+    assert lifted[-1] == 0
+    floors = [touching(np.maximum(opening, low)).mean() for low in (0, 0.01, 0.02, 0.03, 0.05)]
+    assert floors == sorted(floors, reverse=True)
+    assert floors[-1] == 0
 
 
 def test_silence_is_judged_by_movement_within_each_stretch() -> None:
@@ -335,7 +341,7 @@ def test_lips_late_on_loudness_are_found_with_their_sign(lag: int, seed: int) ->
     whole = curve(seed, 260)
     seconds, sure = sound_offset(0.1 * whole[20 - lag : 220 - lag], whole[20:220], RATE_HZ)
     assert seconds == pytest.approx(lag / RATE_HZ)
-    assert sure > 0.97
+    assert sure > 0.9  # not 1: differences at the ends are one-sided
 
 
 # THEval's

@@ -431,6 +431,22 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Weights of the field's own judges, where they are at hand; docs/standard.md says where they come from."""
+
+    syncnet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """SyncNet v2: LSE-C and LSE-D."""
+    inception: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Inception v3 as FID has it: FID."""
+    i3d: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """I3D: FVD."""
+    arcface: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """ArcFace: CSIM."""
+    lpips: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """LPIPS."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Judge generated videos against recordings, or alone: a table, JSON, and a page with plots, the worst clips first."""
 
@@ -443,6 +459,7 @@ class Evaluate:
     """Figures that the videos' maker was trained against; the report says so."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Equal seeds give equal intervals."""
+    networks: Networks = field(default_factory=Networks)
 
     def run(self) -> None:
         with interrupt.held():

@@ -283,19 +283,26 @@ def evaluate(options: cli.Evaluate) -> None:
     """Judges, and says where the report is and what it says in short."""
     from vivavoce.judge.evaluation import Options
     from vivavoce.judge.evaluation import evaluate as judge
+    from vivavoce.judge.figures import FIGURES
     from vivavoce.judge.pairs import read_pairs
+    from vivavoce.judge.published import Weights, published
+    from vivavoce.judge.report import KEPT
+    from vivavoce.judge.sets import SETS
+    from vivavoce.judge.standard import absent
     from vivavoce.judge.words import counted, short_table
 
     pairs = read_pairs(options.pairs)
+    standard, figures, sets = published(Weights(**vars(options.networks)), options.output / KEPT)
     torch.set_num_threads(1)
     with reporter() as report:
-        found = judge(pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed), progress=report)
+        found = judge(
+            pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed, notes=tuple(absent(standard))),
+            figures=(*FIGURES, *figures), sets=(*SETS, *sets), progress=report,
+        )
     print(short_table(found))
     for row in found.rows:
         if row.problem:
             print(f"not judged: {row.pair.name} ({row.pair.system}): {row.problem}")
-    for note in found.notes:
-        print(note)
     print(counted(found))
     print(f"{options.output / 'index.html'}: written")
 

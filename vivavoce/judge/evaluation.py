@@ -25,11 +25,12 @@ _REMEMBERED = 64  # clips whose evidence stays in memory, about 5 MB each
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """``rewards``: figures that every system was trained against (a pair may name its own besides). ``seed``, ``resamples``: of
-    the bootstrap."""
+    the bootstrap. ``notes``: what else the report should say, such as which networks were not asked."""
 
     rewards: tuple[str, ...] = ()
     seed: int = 0
     resamples: int = 2000
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -57,7 +58,7 @@ def evaluate(
     if all(row.problem for row in rows):
         raise ValueError(f"none of the {len(rows)} clips could be judged; the first: {rows[0].pair.name}: {rows[0].problem}")
     found = _summed_up(rows, lambda pair: remember(pair)[0], figures, sets, options, report)
-    found = replace(found, notes=tools.notes)
+    found = replace(found, notes=(*tools.notes, *options.notes))
     write_report(found, out, lambda pair: remember(pair)[0], report)
     return found
 
@@ -77,10 +78,11 @@ def check_rewards(pairs: Sequence[Pair], options: Options, figures: Sequence[Des
 def _judged(pair: Pair, remember: Callable[[Pair], tuple[Evidence, tuple[str, ...]]], figures: Sequence[Figure]) -> Row:
     try:
         evidence, notes = remember(pair)
+        found = figures_of(evidence, figures)
     except (ValueError, OSError) as error:
         raise_if_ours(error)
         return Row(pair=pair, figures={}, problem=" ".join(str(error).split()))
-    return Row(pair=pair, figures=figures_of(evidence, figures), compared=evidence.example is not None, notes=notes)
+    return Row(pair=pair, figures=found, compared=evidence.example is not None, notes=notes)
 
 
 def _summed_up(

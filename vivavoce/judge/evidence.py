@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vivavoce.judge.look import Likeness, Look, Still
 from vivavoce.judge.pairs import Pair
@@ -11,8 +12,8 @@ from vivavoce.judge.sound import Heard
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything there is to judge one clip by. ``shown``: the video that is judged; ``heard``: what it should say. Landmarks of
-    all looks are of the same moments (see `aligned`)."""
+    """Everything there is to judge one clip by. ``shown``: the video that is judged; ``heard``: what it should say; ``video`` and
+    ``sound``: their files, where they came from files. Landmarks of all looks are of the same moments (see `aligned`)."""
 
     pair: Pair
     shown: Look
@@ -21,6 +22,8 @@ class Evidence:
     heard: Heard | None = None
     portrait: Still | None = None
     likeness: Likeness | None = None
+    video: Path | None = None
+    sound: Path | None = None
 
     @property
     def example(self) -> Look | None:
@@ -31,7 +34,9 @@ class Evidence:
         """The recording in the video's place; None without one."""
         if self.recording is None:
             return None
-        return replace(self, shown=self.recording, recording=None, driving=None, likeness=None)
+        return replace(
+            self, shown=self.recording, recording=None, driving=None, likeness=None, video=self.pair.recording,
+        )
 
 
 def aligned(evidence: Evidence) -> Evidence:

@@ -15,7 +15,7 @@ from vivavoce.judge.sound import Heard
 from vivavoce.latent.mesh import brow_height, brow_to_eye, eye_opening, eyes_apart, lip_opening, mouth_width
 from vivavoce.latent.topology import LIP_CONTOURS, SKIN
 from vivavoce.metrics import eyes, head, lips, theval
-from vivavoce.metrics.dynamics import activity
+from vivavoce.metrics.dynamics import activity, jerk
 from vivavoce.metrics.pictures import colour_drift, flicker
 from vivavoce.metrics.sync import sound_offset
 
@@ -99,6 +99,10 @@ def _loudness(evidence: Evidence) -> np.ndarray:
     return _fitted(_heard(evidence).loudness, len(evidence.shown.points))
 
 
+def _sound_offset(evidence: Evidence) -> tuple[float, float]:
+    return sound_offset(_opening(evidence), np.sqrt(_loudness(evidence)), RATE_HZ)
+
+
 def _opening(evidence: Evidence) -> np.ndarray:
     return lip_opening(evidence.shown.points)
 
@@ -110,12 +114,11 @@ def _head_ratio(evidence: Evidence) -> float:
 
 def _jerk_ratio(evidence: Evidence) -> float:
     assert evidence.example is not None
-    return _ratio(head.jerk(evidence.shown.rotation(), RATE_HZ), head.jerk(evidence.example.rotation(), RATE_HZ))
+    return _ratio(jerk(evidence.shown.rotation(), RATE_HZ), jerk(evidence.example.rotation(), RATE_HZ))
 
 
 def _diversity(evidence: Evidence) -> float:
-    rotation, frames = evidence.shown.rotation(), round(TAKE_SECONDS * RATE_HZ)
-    return np.degrees(head.diversity([rotation[i : i + frames] for i in range(0, len(rotation) - frames + 1, frames)]))
+    return np.degrees(head.diversity(head.windows(evidence.shown.rotation(), round(TAKE_SECONDS * RATE_HZ))))
 
 
 def _beats(evidence: Evidence) -> float:
@@ -124,8 +127,7 @@ def _beats(evidence: Evidence) -> float:
 
 def _synchrony(window: int) -> Callable[[Evidence], float]:
     def measure(evidence: Evidence) -> float:
-        spoken = _fitted(_heard(evidence).prosody[:, :2], len(evidence.shown.points))
-        spoken = spoken / np.maximum(spoken.std(0), 1e-6)  # decibels and octaves alike
+        spoken = _fitted(_heard(evidence).level_db, len(evidence.shown.points))
         return float(head.speech_synchrony(evidence.shown.rotation(), spoken, RATE_HZ)[window])
 
     return measure
@@ -225,13 +227,13 @@ _LIPS = (
     ),
     Figure(
         name="sound_corr", title="Lips against loudness", topic="Lips", unit="", better="near real", alone=True, needs=_SOUND,
-        what="Correlation of the opening with the sound's loudness at its best lag within 400 ms. Crude: no network is asked.",
-        measure=lambda e: sound_offset(_opening(e), _loudness(e), RATE_HZ)[1],
+        what="Correlation of the changes of opening and loudness at their best lag within 400 ms. Loudness tells little of lips.",
+        measure=lambda e: _sound_offset(e)[1],
     ),
     Figure(
         name="sound_lag_ms", title="Lips after loudness", topic="Lips", unit="ms", better="near real", alone=True, needs=_SOUND,
-        what="That lag; positive: the lips are late. Lips move before they sound, so the recording's is what counts.",
-        measure=lambda e: 1000 * sound_offset(_opening(e), _loudness(e), RATE_HZ)[0],
+        what="That lag; positive: the lips are late. Rough: of recordings half are within 100 ms of 0. Look at the median.",
+        measure=lambda e: 1000 * _sound_offset(e)[0],
     ),
     Figure(
         name="lip_activity", title="Lip speed", topic="Lips", unit="face heights/s", better="near real", alone=True,
@@ -268,11 +270,18 @@ _HEAD = (
         what="Nearness of the head's turning points to the syllables' beginnings (Gaussian of 100 ms); 0 to 1. Chance is high.",
         measure=_beats,
     ),
+    Figure(
+        name="beat_above_chance", title="BeatAlign above chance", topic="Head", unit="", better="near real", alone=True,
+        needs=_SOUND,
+        what="BeatAlign less what it is with the syllables moved to other moments of the clip; 0 by chance.",
+        measure=lambda e: head.beat_align_above_chance(e.shown.rotation(), _heard(e).beats, RATE_HZ),
+    ),
     *(
         Figure(
             name=f"head_sync_{round(1000 * seconds)}", title=f"Head and speech, {seconds:g} s", topic="Head", unit="",
             better="near real", alone=True, needs=_SOUND,
-            what=f"Correlation of the head's speed with the changes of loudness and pitch, in windows of {seconds:g} s; -1 to 1.",
+            what=f"Whether the head moves more where loudness changes more: correlation of how both rise between windows of "
+            f"{seconds:g} s; -1 to 1. People reach 0.1 to 0.25; a clip of seconds says little.",
             measure=_synchrony(window),
         )
         for window, seconds in enumerate(head.WINDOWS_SECONDS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 from vivavoce.judge.evidence import Evidence, aligned
@@ -45,8 +47,7 @@ def gather(pair: Pair, folder: Path | None, tools: Tools) -> tuple[Evidence, tup
     Raises ValueError or OSError where the generated video itself cannot be judged.
     """
     notes: list[str] = []
-    shown = look(pair.generated, folder, tools.describe)
-    recording, driving = (_look(video, folder, tools, notes) for video in (pair.recording, pair.driving))
+    shown, recording, driving = _looks(pair, folder, tools, notes)
     portrait = likeness = None
     if pair.portrait is not None:
         portrait = _try(partial(look_at_portrait, pair.portrait, folder, tools.describe), notes)
@@ -56,9 +57,10 @@ def gather(pair: Pair, folder: Path | None, tools: Tools) -> tuple[Evidence, tup
         if other is not None and abs(other.seconds - shown.seconds) > UNEQUAL_SECONDS:
             least = min(other.seconds, shown.seconds)
             notes.append(f"lasts {shown.seconds:.1f} s, its {what} {other.seconds:.1f} s: the first {least:.1f} s were compared")
+    sound = _sound(pair, notes)
     evidence = aligned(Evidence(
-        pair=pair, shown=shown, recording=recording, driving=driving, heard=_sound(pair, folder, tools, notes),
-        portrait=portrait, likeness=likeness,
+        pair=pair, shown=shown, recording=recording, driving=driving, heard=_heard(pair, sound, folder, tools, notes),
+        portrait=portrait, likeness=likeness, video=pair.generated, sound=sound,
     ))
     if len(evidence.shown.points) < SHORTEST:
         raise ValueError(
@@ -67,14 +69,19 @@ def gather(pair: Pair, folder: Path | None, tools: Tools) -> tuple[Evidence, tup
     return evidence, tuple(notes)
 
 
-def _sound(pair: Pair, folder: Path | None, tools: Tools, notes: list[str]) -> Heard | None:
-    """What the video should say, by the first file that has a sound."""
+def _sound(pair: Pair, notes: list[str]) -> Path | None:
+    """The first file that has what the video should say."""
     source = pair.audio
     for video in (pair.recording, pair.driving, pair.generated):
         if source is None and video is not None and video.is_file() and _try(partial(has_sound, video), notes):
             source = video
     if source is None:
         notes.append("there is no sound to judge it by")
+    return source
+
+
+def _heard(pair: Pair, source: Path | None, folder: Path | None, tools: Tools, notes: list[str]) -> Heard | None:
+    if source is None:
         return None
     names = [path.stem for path in (pair.recording, pair.generated) if path is not None]
     words = _try(partial(words_for, pair.transcript, pair.name, *names), notes) or ()
@@ -84,8 +91,22 @@ def _sound(pair: Pair, folder: Path | None, tools: Tools, notes: list[str]) -> H
     return heard
 
 
-def _look(video: Path | None, folder: Path | None, tools: Tools, notes: list[str]) -> Look | None:
-    return None if video is None else _try(partial(look, video, folder, tools.describe), notes)
+def _looks(
+    pair: Pair, folder: Path | None, tools: Tools, notes: list[str]
+) -> tuple[Look, Look | None, Look | None]:
+    """The pair's videos, two of them at a time: half of the work is native code that leaves other threads alone."""
+    stop = Event()
+    with ThreadPoolExecutor(2, "vivavoce-look") as pool:
+        try:
+            shown, *others = (
+                None if video is None else pool.submit(look, video, folder, tools.describe, stop)
+                for video in (pair.generated, pair.recording, pair.driving)
+            )
+            assert shown is not None
+            recording, driving = (None if other is None else _try(other.result, notes) for other in others)
+            return shown.result(), recording, driving
+        finally:
+            stop.set()  # after Ctrl-C nobody waits for the end of a long video
 
 
 def _try(work: Callable[[], T], notes: list[str]) -> T | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -27,6 +28,7 @@ class Descriptor:
         import dlib
 
         shape, network = (str(Path(spec.origin).parent / "models" / name) for name in _FILES)
+        self._one_at_a_time = Lock()  # networks of dlib keep what they are working on
         self._detect = dlib.get_frontal_face_detector()
         self._shape = dlib.shape_predictor(shape)
         self._network = dlib.face_recognition_model_v1(network)
@@ -38,9 +40,11 @@ class Descriptor:
         left, top, right, bottom = face_box(points)
         centre = np.array([left + right, top + bottom]) / 2
         crop, _, _ = square_crop(image, centre, _AROUND * max(right - left, bottom - top), _SIDE)
-        boxes = self._detect(crop, 0)
+        with self._one_at_a_time:
+            boxes = self._detect(crop, 0)
         if not boxes:
             return None
         box = min(boxes, key=lambda b: abs(b.center().x - _SIDE / 2) + abs(b.center().y - _SIDE / 2))
-        found = np.array(self._network.compute_face_descriptor(crop, self._shape(crop, box)))
+        with self._one_at_a_time:
+            found = np.array(self._network.compute_face_descriptor(crop, self._shape(crop, box)))
         return found / np.linalg.norm(found)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Generic, TypeVar
 
 import cv2
@@ -18,6 +19,7 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.plate import person_of
 from vivavoce.latent.topology import LANDMARKS, OVAL
 from vivavoce.latent.tracker import FaceTracker, find_faces
+from vivavoce.media.files import require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import read_video
 from vivavoce.metrics.pictures import background_stability, border_change, crop, mean_colour, psnr, sharpness, ssim
@@ -94,10 +96,12 @@ class Likeness:
     ssim: float
 
 
-def look(video: Path, folder: Path | None, describe: Describe | None = None) -> Look:
-    """Watches a video, or remembers it. Raises as `read_video` does, and ValueError where there is a face in too few frames."""
+def look(video: Path, folder: Path | None, describe: Describe | None = None, stop: Event | None = None) -> Look:
+    """Watches a video, or remembers it; ``stop``: ends that early from another thread. Raises as `read_video` does, and
+    ValueError where there is a face in too few frames."""
+    require_file(video, "video")
     described = describe is not None
-    arrays = kept(folder, f"look {_VERSION} {described}", (video,), partial(_watch, video, describe))
+    arrays = kept(folder, f"look {_VERSION} {described}", (video,), partial(_watch, video, describe, stop))
     values: dict = dict(arrays)
     for field in fields(Look):
         if field.type in ("float", "bool"):
@@ -107,6 +111,8 @@ def look(video: Path, folder: Path | None, describe: Describe | None = None) -> 
 
 def look_at_portrait(picture: Path, folder: Path | None, describe: Describe | None = None) -> Still:
     """The largest face of a picture. Raises as `Portrait.open` does, and ValueError where there is no face."""
+
+    require_file(picture, "portrait")
 
     def work() -> Arrays:
         image = Portrait.open(picture).image
@@ -173,7 +179,7 @@ class _Shot:
     points: Float32[np.ndarray, "478 3"] | None
 
 
-def _watch(video: Path, describe: Describe | None) -> Arrays:
+def _watch(video: Path, describe: Describe | None, stop: Event | None) -> Arrays:
     points: list[np.ndarray] = []
     colours: list[np.ndarray] = []
     times: list[float] = []
@@ -185,6 +191,8 @@ def _watch(video: Path, describe: Describe | None) -> Arrays:
     size = (0, 0)
     with FaceTracker() as track:
         for frame in read_video(video):
+            if stop is not None and stop.is_set():
+                raise InterruptedError(f"looking at {video} was stopped")
             image = frame.image
             found = track(image)
             if found is not None and len(times) % SHARP_EVERY == 0:

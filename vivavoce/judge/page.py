@@ -55,8 +55,6 @@ def page(
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
-    for note in evaluation.notes:
-        yield f'<p class="note">{escape(note)}</p>'
     rewards = sorted({summary.figure for summary in evaluation.summaries if summary.reward})
     if rewards:
         yield (
@@ -192,7 +190,8 @@ def _list(ranked: Sequence[Ranked], evaluation: Evaluation) -> Iterator[str]:
     yield '<th class="n">Mean rank</th><th>Worst in</th></tr></thead><tbody>'
     for i, clip in enumerate(ranked[:SHOWN_CLIPS]):
         pair = clip.row.pair
-        system = f'<td class="s">{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>' if len(evaluation.systems) > 1 else ""
+        named = f'<td class="s">{_swatch(evaluation, pair.system)}{escape(pair.system)}</td>'
+        system = named if len(evaluation.systems) > 1 else ""
         said = ", ".join(f"{escape(f.title)} {_value(f, clip.row)}" for f in clip.worst)
         yield f'<tr><td class="n">{i + 1}</td><td><a href="#clip{i + 1}">{escape(pair.name)}</a></td>{system}'
         yield f'<td class="n">{clip.badness:.2f}</td><td class="said">{said}</td></tr>'
@@ -293,8 +292,9 @@ def _strip(look: Look, times: np.ndarray) -> np.ndarray:
 
 def _problems(evaluation: Evaluation) -> Iterator[str]:
     said = [(row, text) for row in evaluation.rows for text in ([row.problem] if row.problem else []) + list(row.notes)]
-    if said:
+    if said or evaluation.notes:
         yield "<section><h2>What could not be judged, and why</h2><ul>"
+        yield "".join(f"<li>{escape(note)}</li>" for note in evaluation.notes)
         for row, text in said:
             yield f"<li><b>{escape(row.pair.name)}</b> ({escape(row.pair.system)}): {escape(text)}</li>"
         yield "</ul></section>"

@@ -80,7 +80,6 @@ def _plain(value: Any) -> Any:
 def markdown(evaluation: Evaluation) -> str:
     """Tables of means with intervals, medians and differences, and what could not be judged."""
     lines = ["# Evaluation", "", counted(evaluation), ""]
-    lines += [f"- {note}" for note in evaluation.notes]
     for group in evaluation.groups:
         lines += ["", f"## {'All clips' if group == ALL else group}", "", *_table(evaluation, group)]
         lines += _differences(evaluation, group)
@@ -88,7 +87,7 @@ def markdown(evaluation: Evaluation) -> str:
     if rewarded:
         lines += ["", "\\* The system was trained against this figure, which therefore judges nothing: "
                   + ", ".join(f"{figure} ({system})" for system, figure in rewarded) + "."]
-    said = [*_said(evaluation)]
+    said = [*(f"- {note}" for note in evaluation.notes), *_said(evaluation)]
     if said:
         lines += ["", "## What could not be judged, and why", "", *said]
     return "\n".join(lines) + "\n"

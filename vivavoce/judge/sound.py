@@ -14,6 +14,7 @@ from scipy.signal import find_peaks
 
 from vivavoce.judge.kept import Arrays, kept
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.media.files import require_file
 from vivavoce.speech.align import grid_words, words_of
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import RATE_HZ as FEATURE_RATE_HZ
@@ -27,23 +28,27 @@ Align = Callable[[torch.Tensor, Sequence[str]], "tuple[Segment, ...] | None"]
 
 SILENT_DB = -30.0  # relative to the speaker's level, under which nobody speaks
 SHORTEST_SILENCE_SECONDS = 0.3  # closures of stops are shorter
+SETTING_OFF_SECONDS = 0.2  # lips open before they sound, so much of a silence's end is none for them
 BEAT_APART_SECONDS = 0.1  # beats of speech: no two syllables begin closer together
 BEAT_RISE_DB = 3.0  # mean rise of the mel bands in 20 ms
 _STEP = round(FEATURE_RATE_HZ / MOTION_RATE_HZ)
 _BLOCK = 50  # features analysed at once: several times faster than in the stream
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A sound at MOTION_RATE_HZ, as the looks are. ``loudness``: root mean square, full scale is 1. ``prosody``: loudness (dB
-    relative to the speaker's level), pitch (octaves about the speaker's centre, 0 where unvoiced) and the changes of both over
-    60 ms. ``beats``: where syllables begin, seconds. ``wave``: peaks of the waveform, 0 to 1, WAVE_RATE_HZ of them a second.
-    ``starts``, ``phones``: the phones (indices into `speech.phones.PHONES`), from where on, and ``ends``, seconds; none where the
-    words are not known. ``note``: why there are no phones, if there were words."""
+    """A sound at MOTION_RATE_HZ, as the looks are.
+
+    ``loudness``: root mean square, full scale is 1. ``level_db``: relative to the speaker's own. ``silent``: stretches without
+    speech, but for their ends (SETTING_OFF_SECONDS). ``beats``: where syllables begin, seconds. ``wave``: peaks of the waveform,
+    0 to 1, WAVE_RATE_HZ of them a second. ``starts``, ``ends``, ``phones``: where phones begin and end, seconds, and which they
+    are (indices into `speech.phones.PHONES`); none where the words are not known. ``note``: why there are no phones, if there
+    were words.
+    """
 
     loudness: Float[np.ndarray, " t"]
-    prosody: Float[np.ndarray, "t 4"]
+    level_db: Float[np.ndarray, " t"]
     silent: Bool[np.ndarray, " t"]
     beats: Float[np.ndarray, " n"]
     wave: Float[np.ndarray, " w"]
@@ -77,6 +82,7 @@ def words_for(transcript: str | None, *names: str) -> tuple[str, ...]:
 
 def hear(sound: Path, words: Sequence[str], folder: Path | None, align: Align | None) -> Heard:
     """Listens to a sound or video file, or remembers it. Without ``align`` there are no phones. Raises as `read_audio` does."""
+    require_file(sound, "sound")
     wanted = tuple(words) if align is not None else ()
     arrays = kept(folder, f"hear {_VERSION} {' '.join(wanted)}", (sound,), lambda: _listen(sound, wanted, align))
     values = {name: array for name, array in arrays.items() if name != "note"}
@@ -87,7 +93,6 @@ def _listen(path: Path, words: Sequence[str], align: Align | None) -> Arrays:
     samples = load_sound(path)
     prosodic = features(Analysis(block=_BLOCK), samples).values[0, :, -len(NAMES):].numpy().astype(np.float64)
     plain = dict(zip(NAMES, (prosodic * Prosody.deviation + Prosody.mean).T, strict=True))
-    prosody = np.stack([plain[name] for name in ("energy", "pitch", "energy_change", "pitch_change")], 1)
     beats, _ = find_peaks(plain["onset"], height=BEAT_RISE_DB, distance=round(BEAT_APART_SECONDS * FEATURE_RATE_HZ))
     segments = align(samples, words) if align is not None and words else ()
     note = "" if segments is not None else f"its sound does not fit the words '{' '.join(words)}'"
@@ -97,7 +102,7 @@ def _listen(path: Path, words: Sequence[str], align: Align | None) -> Arrays:
     square = (cut.astype(np.float64) ** 2).mean(1)
     wide = np.convolve(np.pad(square, 1, mode="edge"), np.ones(3) / 3, "valid")  # 60 ms about each feature's time
     return {
-        "loudness": np.sqrt(wide)[::_STEP], "prosody": prosody[::_STEP], "silent": _silences(plain["energy"])[::_STEP],
+        "loudness": np.sqrt(wide)[::_STEP], "level_db": plain["energy"][::_STEP], "silent": _silences(plain["energy"])[::_STEP],
         "beats": beats / FEATURE_RATE_HZ, "wave": np.abs(cut).max(1) / max(float(np.abs(cut).max()), 1e-9),
         "starts": np.array([s.start for s in segments]), "ends": np.array([s.end for s in segments]),
         "phones": np.array([s.phone for s in segments], int), "note": np.array(note),
@@ -110,4 +115,6 @@ def _silences(energy_db: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(int), [0]]))).reshape(-1, 2)
     for start, end in edges[np.diff(edges, axis=1)[:, 0] < SHORTEST_SILENCE_SECONDS * FEATURE_RATE_HZ]:
         quiet[start:end] = False
+    for _, end in edges[edges[:, 1] < len(quiet)]:
+        quiet[end - min(end, round(SETTING_OFF_SECONDS * FEATURE_RATE_HZ)) : end] = False
     return quiet

@@ -21,7 +21,8 @@ a { color: var(--gen); } code { font-size: 12px; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--faint); vertical-align: baseline; }
 thead th { font-size: 13px; color: var(--soft); font-weight: 600; white-space: nowrap; }
-td.s { white-space: nowrap; } th.n, td.n { text-align: right; white-space: nowrap; } tr.topic th { padding-top: 16px; border-bottom: 1px solid var(--soft); }
+td.s { white-space: nowrap; } th.n, td.n { text-align: right; white-space: nowrap; }
+tr.topic th { padding-top: 16px; border-bottom: 1px solid var(--soft); }
 td:first-child { white-space: nowrap; } td.best, .unit { color: var(--soft); font-size: 13px; font-weight: 400; }
 td.best { white-space: nowrap; }
 .interval { display: block; font-size: 12px; color: var(--soft); }

@@ -14,7 +14,9 @@ SHORTEST = 10  # frames; what is shorter has no correlation to speak of
 FURTHEST = 8  # frames that a lag is looked for to each side
 CLOSED = 0.12  # of the range of opening, from its bottom
 FEWEST_CLOSED = 3  # frames without which closures cannot be judged
-TOUCHING = 0.04  # face heights: in 177 recordings no mouth that was tracked closed was open further
+TOUCHING = 0.04  # face heights; the most nearly closed hundredth of frames of each of 177 recordings is under 0.035
+THIN = 0.01  # face heights that lips which touch are apart by, as trackers see them
+SPEAKING = 0.02  # face heights of range under which a mouth does not speak
 
 
 def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
@@ -79,14 +81,24 @@ def gain(generated: Float[np.ndarray, " t"], real: Float[np.ndarray, " t"]) -> f
     return float(np.std(generated)) / spread if spread > 1e-9 else float("nan")
 
 
-def bilabial_closures(opening: Float[np.ndarray, " t"], times: Float[np.ndarray, "n 2"], rate_hz: float) -> float:
-    """Share of the bilabials within which lips meet: 0 to 1, higher is better; NaN without any.
+def touching(opening: Float[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
+    """Frames whose lips touch: under THIN + CLOSED times the 95th percentile of the opening, and under TOUCHING.
 
-    ``times``: begin and end of each p, b and m, seconds. Lips meet where they are `closed` and under TOUCHING in any frame of the
-    phone or one frame beside it; relative closing alone would pass lips that always stay ajar, TOUCHING alone lips that never
-    open. Lips that are shut most of the time close on bilabials too: give the share of other stretches of speech beside it.
+    Nearly `closed`, but lips that never quite meet do not touch at the bottom of their range, nor does a mouth that never opens.
     """
-    shut, hit = closed(opening) & (opening < TOUCHING), []
+    low, high = np.percentile(opening, [1, 95])
+    return (opening < min(THIN + CLOSED * high, TOUCHING)) & (high - low > SPEAKING)
+
+
+def bilabial_closures(opening: Float[np.ndarray, " t"], times: Float[np.ndarray, "n 2"], rate_hz: float) -> float:
+    """Share of the bilabials within which lips meet (`touching`): 0 to 1, higher is better; NaN without any.
+
+    ``times``: begin and end of each p, b and m, seconds; one frame of tolerance to either side. Lips close before the sound is
+    let go: phones that a recogniser found begin 0.04 to 0.08 s too late. In recordings, timed so and begun 0.04 s earlier, 0.67
+    of them are met, and 0.38 of other stretches. Mouths that open less close more often: hold it beside the recording's or beside
+    other stretches of speech, and beside `gain`.
+    """
+    shut, hit = touching(opening), []
     for begin, end in np.asarray(times, np.float64).reshape(-1, 2):
         first, last = int(np.ceil(begin * rate_hz - 1 - 1e-6)), int(np.floor(end * rate_hz + 1 + 1e-6))
         within = shut[max(first, 0) : max(last + 1, 0)]
