@@ -21,8 +21,8 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow"},
     "generate": {"speech", "latent", "nets", "media", "flow"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
-    "live": {"animate", "speech", "latent", "media"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "live": {"animate", "speech", "latent", "media"},
     "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }

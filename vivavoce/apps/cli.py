@@ -261,6 +261,26 @@ class TrainRenderer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainSync:
+    """Train the sync expert, which judges whether lips move as the sound says."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for prepared clips, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights, of each of the two pairs of networks."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_sync(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
@@ -270,6 +290,7 @@ class Train:
         | Annotated[TrainPhonetic, subcommand("phonetic")]
         | Annotated[TrainMotion, subcommand("motion")]
         | Annotated[TrainRenderer, subcommand("renderer")]
+        | Annotated[TrainSync, subcommand("sync")]
     )
 
     def run(self) -> None:

@@ -152,6 +152,24 @@ def train_renderer(options: cli.TrainRenderer) -> None:
     print(f"{weights}: trained for {recipe.steps} steps")
 
 
+def train_sync(options: cli.TrainSync) -> None:
+    """Runs the recipe of the sync expert, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.sync import SyncRecipe, new_template, prepare_clips, train_sync
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    recipe = SyncRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    model, _ = _parts(options.output)
+    with reporter() as report:
+        clips, judged = (prepare_clips(recipe, split, model, report) for split in ("train", "val"))
+        weights = train_sync(recipe, clips, judged, new_template(model), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps each")
+
+
 def train_corpus(options: cli.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
     from vivavoce.speech.align import Aligner
