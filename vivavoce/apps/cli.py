@@ -451,6 +451,58 @@ class BenchLive:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchBaselines:
+    """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
+
+    Takes an hour on two cores; goes on where it was stopped. If `rhubarb` is on the PATH, its mouth shapes are in the table too.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for videos, report and table; what is finished there already is not done again."""
+    seconds: Annotated[float, arg(metavar="S")] = 4.0
+    """How much of each recording counts."""
+    most: Annotated[int, arg(metavar="N")] = 6
+    """Recordings of one person at most."""
+    people: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """People at most."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write the table there as well, as baselines.md."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_baselines(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchMetrics:
+    """Whether figures see what they are meant to see: recordings are damaged by degrees and judged.
+
+    Takes an hour on two cores; goes on where it was stopped.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the split val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
+    seconds: Annotated[float, arg(metavar="S")] = 4.0
+    """How much of each recording counts."""
+    people: Annotated[int, arg(metavar="N")] = 6
+    """People; one recording each. Two more whose words are known are added."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write metrics.md and its plots there as well."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_metrics(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure what parts of the system are worth, or how fast it is here."""
 
@@ -458,6 +510,8 @@ class Bench:
         Annotated[BenchSpeech, subcommand("speech")]
         | Annotated[BenchRender, subcommand("render")]
         | Annotated[BenchLive, subcommand("live")]
+        | Annotated[BenchBaselines, subcommand("baselines")]
+        | Annotated[BenchMetrics, subcommand("metrics")]
     )
 
     def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -275,6 +276,52 @@ def bench_speech(options: cli.BenchSpeech) -> None:
         table = ablate(ablation, model, encoder, report, report.say)
     print(table.read_text(), end="")
     print(f"{table}: written")
+
+
+def bench_baselines(options: cli.BenchBaselines) -> None:
+    """The engine among baselines; the folder's videos and figures are kept."""
+    from vivavoce.apps import rhubarb
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.standing import Bench, bench_baselines
+    from vivavoce.train.takes import TakeConfig, chosen, fingerprint
+
+    config = TakeConfig(seconds=options.seconds, most=options.most, people=options.people)
+    clips = chosen(read_manifest(options.data, "val"), config)
+    read_manifest(options.data, "train")  # before the folder for the results is made
+    program = rhubarb.found()
+    with reporter() as report:
+        if program is None:
+            report.say("rhubarb is not on the PATH: its mouth shapes are left out")
+        cues = rhubarb.cues_of(clips, config.seconds, options.output / "cues", program, report) if program else None
+        bench = Bench(data=options.data, out=options.output, config=config, weights=fingerprint(_shipped()), mouths=cues)
+        _, text = bench_baselines(bench, _animator(), report, report.say)
+    print(text, end="")
+    _document(text, "baselines.md", (), options.output, options.document)
+
+
+def bench_metrics(options: cli.BenchMetrics) -> None:
+    """Figures under controlled damage; the folder's videos and figures are kept."""
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.takes import TakeConfig, fingerprint
+    from vivavoce.train.validation import bench_metrics
+
+    read_manifest(options.data, "val")  # before the folder for the results is made
+    config = TakeConfig(seconds=options.seconds, most=1, people=options.people)
+    with reporter() as report:
+        weights = fingerprint(_shipped())
+        text, plots = bench_metrics(options.data, options.output, config, weights, _animator(), report, report.say)
+    _document(text, "metrics.md", plots, options.output, options.document)
+
+
+def _document(text: str, name: str, pictures: Sequence[Path], folder: Path, document: Path | None) -> None:
+    """Text beside its pictures, in the folder where they are and, if asked, in another."""
+    for place in filter(None, (folder, document)):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+        for picture in pictures:
+            if picture.parent != place:
+                shutil.copyfile(picture, place / picture.name)
+        print(f"{place / name}: written")
 
 
 def evaluate(options: cli.Evaluate) -> None:
