@@ -28,6 +28,7 @@ from vivavoce.latent.motion import Motion
 from vivavoce.latent.retarget import Rest, landmarks_of, rest_of_clip
 from vivavoce.speech.encoder import features
 from vivavoce.train.data import Clip, track_clips
+from vivavoce.train.takes import bridged
 
 GROUPS = ("grid", "wild")
 
@@ -77,14 +78,6 @@ def mean_face(animator: Animator) -> Rest:
 def recorded(clips: Iterable[Clip], tracks: Path) -> dict[str, Float[np.ndarray, "t 478 3"]]:
     """Tracked landmarks by clip, px at the motion rate, gaps bridged; what ``tracks`` does not hold yet is tracked first."""
     return {name: bridged(points.astype(np.float64)) for name, points in track_clips(list(clips), tracks, progress).items()}
-
-
-def bridged(points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
-    """Frames without a face interpolated from their neighbours."""
-    found = ~np.isnan(points[:, 0, 0])
-    index = np.arange(len(points))
-    flat = points.reshape(len(points), -1)
-    return np.stack([np.interp(index, index[found], c[found]) for c in flat.T], 1).reshape(points.shape)
 
 
 def rest_of(points: Float[np.ndarray, "t n 3"], animator: Animator) -> Rest:

@@ -26,8 +26,8 @@ from vivavoce import Animator
 from vivavoce.latent.mesh import lip_opening, mouth_width
 from vivavoce.latent.retarget import Rest
 from vivavoce.metrics.lips import closure_f1, correlation
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.augment import add_noise, babble, gain, mp3, music, room, shout, telephone, whisper
-from vivavoce.train.corpus import load_sound
 from vivavoce.train.data import Clip, read_manifest
 
 Sound = Float[Tensor, " s"]

@@ -30,8 +30,8 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.metrics.head import rotation_spread
 from vivavoce.metrics.lips import closed
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.augment import coloured_noise, speech_level
-from vivavoce.train.corpus import load_sound
 
 SENTENCE_SECONDS, SILENCE_SECONDS = 5.0, 10.0
 SETTLING_SECONDS = 0.3  # after the last word

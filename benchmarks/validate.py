@@ -58,13 +58,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from vivavoce import Animator, Portrait
-from vivavoce.latent.mesh import eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ
-from vivavoce.latent.topology import CHEEKS, NOSE_TIP
 from vivavoce.media.audio import read_audio
 from vivavoce.media.video import VideoWriter, read_frames
-from vivavoce.train.corpus import load_sound
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.data import Clip, read_manifest
+from vivavoce.train.takes import portrait_frame
 
 MESH_COMPONENTS = 24  # judge.py's
 SHOWN = (
@@ -189,21 +188,12 @@ class MeshSpace:
     real: np.ndarray
 
 
-def portrait_frame(frames: list[np.ndarray], points: np.ndarray) -> int:
-    """Index of the frame to animate."""
-    gap, eyes = lip_opening(points), eye_opening(points)
-    aside = np.abs(points[:, NOSE_TIP, 0] - points[:, CHEEKS, 0].mean(1)) / face_height(points)
-    light = np.array([f.mean() for f in frames])
-    usable = (eyes > 0.85 * np.median(eyes)) & (aside <= np.median(aside) + 1e-9) & (np.abs(light - np.median(light)) < 12)
-    return int(np.argmin(np.where(usable, gap, np.inf)))
-
-
 def portrait_of(clip: Clip, animator: Animator, task: Task) -> np.ndarray:
     """The picture that speaks, kept in the cache."""
     picture = task.picture(clip)
     if not picture.is_file():
         frames = list(read_frames(clip.path, MOTION_RATE_HZ))
-        image = frames[portrait_frame(frames, animator.space.track(frames))]
+        image = frames[portrait_frame(animator.space.track(frames), np.array([f.mean() for f in frames]))]
         partial = picture.with_suffix(f".{os.getpid()}.png")
         Image.fromarray(image).save(partial)
         partial.rename(picture)

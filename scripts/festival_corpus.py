@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from vivavoce.speech.phones import SILENCE, split_arpabet, split_ipa
-from vivavoce.train.align import spanning
-from vivavoce.train.corpus import Segment, Utterance, Writer, load_sound, padded
+from vivavoce.speech.segments import Segment, spanning
+from vivavoce.speech.sound import load_sound
+from vivavoce.train.corpus import Utterance, Writer, padded
 
 BATCH = 12  # sentences that one process speaks
 SPEAK_SECONDS = 300.0

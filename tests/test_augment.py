@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vivavoce.media.speak import speak
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.speech.sound import at_rate
 from vivavoce.train import augment
-from vivavoce.train.synthetic import at_rate
 
 
 @pytest.fixture(scope="module")

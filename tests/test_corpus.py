@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from vivavoce.media.speak import TimedPhone, speak_phones
+from vivavoce.speech.align import Aligner, grid_words, warp, words_of
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.phones import BILABIAL, PHONES, SILENCE
+from vivavoce.speech.segments import Segment, joined, segments_of, spanning
+from vivavoce.speech.sound import at_rate
 from vivavoce.train import recorded
-from vivavoce.train.align import Aligner, spanning, warp, words_of
-from vivavoce.train.corpus import Segment, Utterance, Writer, joined, padded, phones_at, read_corpus, write_flac
-from vivavoce.train.recorded import RecordedConfig, find_recordings, grid_words, pieces, speaker_of
-from vivavoce.train.synthetic import Language, SyntheticConfig, at_rate, counted, make_synthetic, read_texts, segments_of
+from vivavoce.train.corpus import Utterance, Writer, padded, phones_at, read_corpus, write_flac
+from vivavoce.train.recorded import RecordedConfig, find_recordings, pieces, speaker_of
+from vivavoce.train.synthetic import Language, SyntheticConfig, counted, make_synthetic, read_texts
 
 SMALL = SyntheticConfig(
     languages={

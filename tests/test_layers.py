@@ -22,9 +22,10 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow", "graph"},
     "generate": {"speech", "latent", "nets", "media", "flow", "graph"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
+    "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
-    "train": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
-    "apps": {FRONT_DOOR, "train", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel, lip_opening
 from vivavoce.latent.motion import Layout
+from vivavoce.latent.stretches import stretches
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
@@ -29,7 +30,6 @@ from vivavoce.train.data import (
     mirrored,
     read_manifest,
     save_examples,
-    stretches,
     style_of,
     track_clips,
     without_blinks,

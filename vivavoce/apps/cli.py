@@ -295,6 +295,26 @@ class TrainPost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainSync:
+    """Train the sync expert, which judges whether lips move as the sound says."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for prepared clips, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
+    """Updates of the weights, of each of the two pairs of networks."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal weights."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.train_sync(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train one of the models on recordings of your own."""
 
@@ -305,6 +325,7 @@ class Train:
         | Annotated[TrainMotion, subcommand("motion")]
         | Annotated[TrainRenderer, subcommand("renderer")]
         | Annotated[TrainPost, subcommand("post")]
+        | Annotated[TrainSync, subcommand("sync")]
     )
 
     def run(self) -> None:
@@ -430,6 +451,58 @@ class BenchLive:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchBaselines:
+    """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
+
+    Takes an hour on two cores; goes on where it was stopped. If `rhubarb` is on the PATH, its mouth shapes are in the table too.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for videos, report and table; what is finished there already is not done again."""
+    seconds: Annotated[float, arg(metavar="S")] = 4.0
+    """How much of each recording counts."""
+    most: Annotated[int, arg(metavar="N")] = 6
+    """Recordings of one person at most."""
+    people: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """People at most."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write the table there as well, as baselines.md."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_baselines(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchMetrics:
+    """Whether figures see what they are meant to see: recordings are damaged by degrees and judged.
+
+    Takes an hour on two cores; goes on where it was stopped.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the split val."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
+    seconds: Annotated[float, arg(metavar="S")] = 4.0
+    """How much of each recording counts."""
+    people: Annotated[int, arg(metavar="N")] = 6
+    """People; one recording each. Two more whose words are known are added."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write metrics.md and its plots there as well."""
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.bench_metrics(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure what parts of the system are worth, or how fast it is here."""
 
@@ -437,10 +510,50 @@ class Bench:
         Annotated[BenchSpeech, subcommand("speech")]
         | Annotated[BenchRender, subcommand("render")]
         | Annotated[BenchLive, subcommand("live")]
+        | Annotated[BenchBaselines, subcommand("baselines")]
+        | Annotated[BenchMetrics, subcommand("metrics")]
     )
 
     def run(self) -> None:
         self.what.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Weights of the field's own judges, where they are at hand; docs/standard.md says where they come from."""
+
+    syncnet: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """SyncNet v2: LSE-C and LSE-D."""
+    inception: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Inception v3 as FID has it: FID."""
+    i3d: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """I3D: FVD."""
+    arcface: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """ArcFace: CSIM."""
+    lpips: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """LPIPS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judge generated videos against recordings, or alone: a table, JSON, and a page with plots, the worst clips first."""
+
+    pairs: Annotated[Positional[Path], arg(metavar="PAIRS.csv|FOLDER", help_behavior_hint="")]
+    """A table with the column generated and, optionally, real, audio, driving, portrait, transcript, group, system, name and
+    rewards; or a folder of videos, each judged alone."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="REPORT")]
+    """Folder for report.json, report.md and index.html; what an earlier run in it saw and heard is used again."""
+    rewards: Annotated[tuple[str, ...], arg(metavar="FIGURE", help_behavior_hint="")] = ()
+    """Figures that the videos' maker was trained against; the report says so."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Equal seeds give equal intervals."""
+    networks: Networks = field(default_factory=Networks)
+
+    def run(self) -> None:
+        with interrupt.held():
+            from vivavoce.apps import commands
+
+        commands.evaluate(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,6 +611,7 @@ Command = (
     | Annotated[Prefer, subcommand("prefer")]
     | Annotated[Inspect, subcommand("inspect")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Serve, subcommand("serve")]
     | Annotated[Web, subcommand("web")]
     | Annotated[Doctor, subcommand("doctor")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -178,9 +179,27 @@ def train_post(options: cli.TrainPost) -> None:
     print(f"{weights}: post-trained by {options.objective}")
 
 
+def train_sync(options: cli.TrainSync) -> None:
+    """Runs the recipe of the sync expert, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.sync import SyncRecipe, new_template, prepare_clips, train_sync
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    recipe = SyncRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    model, _ = _parts(options.output)
+    with reporter() as report:
+        clips, judged = (prepare_clips(recipe, split, model, report) for split in ("train", "val"))
+        weights = train_sync(recipe, clips, judged, new_template(model), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps each")
+
+
 def train_corpus(options: cli.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
-    from vivavoce.train.align import Aligner
+    from vivavoce.speech.align import Aligner
     from vivavoce.train.corpus import Writer
     from vivavoce.train.recorded import RecordedConfig, find_recordings, make_recorded
     from vivavoce.train.synthetic import SyntheticConfig, make_synthetic, read_texts
@@ -257,6 +276,79 @@ def bench_speech(options: cli.BenchSpeech) -> None:
         table = ablate(ablation, model, encoder, report, report.say)
     print(table.read_text(), end="")
     print(f"{table}: written")
+
+
+def bench_baselines(options: cli.BenchBaselines) -> None:
+    """The engine among baselines; the folder's videos and figures are kept."""
+    from vivavoce.apps import rhubarb
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.standing import Bench, bench_baselines
+    from vivavoce.train.takes import TakeConfig, chosen, fingerprint
+
+    config = TakeConfig(seconds=options.seconds, most=options.most, people=options.people)
+    clips = chosen(read_manifest(options.data, "val"), config)
+    read_manifest(options.data, "train")  # before the folder for the results is made
+    program = rhubarb.found()
+    with reporter() as report:
+        if program is None:
+            report.say("rhubarb is not on the PATH: its mouth shapes are left out")
+        cues = rhubarb.cues_of(clips, config.seconds, options.output / "cues", program, report) if program else None
+        bench = Bench(data=options.data, out=options.output, config=config, weights=fingerprint(_shipped()), mouths=cues)
+        _, text = bench_baselines(bench, _animator(), report, report.say)
+    print(text, end="")
+    _document(text, "baselines.md", (), options.output, options.document)
+
+
+def bench_metrics(options: cli.BenchMetrics) -> None:
+    """Figures under controlled damage; the folder's videos and figures are kept."""
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.takes import TakeConfig, fingerprint
+    from vivavoce.train.validation import bench_metrics
+
+    read_manifest(options.data, "val")  # before the folder for the results is made
+    config = TakeConfig(seconds=options.seconds, most=1, people=options.people)
+    with reporter() as report:
+        weights = fingerprint(_shipped())
+        text, plots = bench_metrics(options.data, options.output, config, weights, _animator(), report, report.say)
+    _document(text, "metrics.md", plots, options.output, options.document)
+
+
+def _document(text: str, name: str, pictures: Sequence[Path], folder: Path, document: Path | None) -> None:
+    """Text beside its pictures, in the folder where they are and, if asked, in another."""
+    for place in filter(None, (folder, document)):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+        for picture in pictures:
+            if picture.parent != place:
+                shutil.copyfile(picture, place / picture.name)
+        print(f"{place / name}: written")
+
+
+def evaluate(options: cli.Evaluate) -> None:
+    """Judges, and says where the report is and what it says in short."""
+    from vivavoce.judge.evaluation import Options
+    from vivavoce.judge.evaluation import evaluate as judge
+    from vivavoce.judge.pairs import read_pairs
+    from vivavoce.judge.published import Weights, published
+    from vivavoce.judge.report import KEPT
+    from vivavoce.judge.sets import SETS
+    from vivavoce.judge.standard import absent
+    from vivavoce.judge.words import counted, short_table
+
+    pairs = read_pairs(options.pairs)
+    standard, figures, sets = published(Weights(**vars(options.networks)), options.output / KEPT)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        found = judge(
+            pairs, options.output, options=Options(rewards=options.rewards, seed=options.seed, notes=tuple(absent(standard))),
+            further=figures, sets=(*SETS, *sets), progress=report,
+        )
+    print(short_table(found))
+    for row in found.rows:
+        if row.problem:
+            print(f"not judged: {row.pair.name} ({row.pair.system}): {row.problem}")
+    print(counted(found))
+    print(f"{options.output / 'index.html'}: written")
 
 
 def _shipped() -> Path:

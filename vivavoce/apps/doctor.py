@@ -28,6 +28,7 @@ EXTRAS = {
     "train": "aligning recordings for `vivavoce train corpus`",
     "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
     "server": "`vivavoce serve` and `vivavoce web`: live sessions",
+    "metrics": "identity in `vivavoce evaluate`",
     "test": "running the tests: pytest",
 }
 

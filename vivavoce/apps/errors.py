@@ -12,7 +12,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 TERMINATED = 143  # 128 + SIGTERM
 
 # Packages that only some commands need, and the extra of vivavoce that brings them.
-EXTRAS = {"fastapi": "server", "uvicorn": "server", "aiortc": "server", "prometheus_client": "server", "multipart": "server"}
+EXTRAS = {
+    "fastapi": "server", "uvicorn": "server", "aiortc": "server", "prometheus_client": "server", "multipart": "server",
+    "dlib": "metrics",
+}
 
 # Shared libraries that the wheels expect from the system (OpenCV's, as mediapipe brings it), and Debian's packages for them.
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vivavoce.media.audio import Resampler, read_audio
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.phones import PHONES, SILENCE
+from vivavoce.speech.segments import Segment, joined
+from vivavoce.speech.sound import load_sound
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,15 +32,6 @@ LABELS = ("events", "grammar", "aligned", "dtw")
 SPLITS = ("train", "heldout")
 INDEX = "INDEX.csv"
 _PEAK = 0.99
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A phone and its place."""
-
-    start: float  # seconds
-    end: float
-    phone: int  # index into PHONES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +137,6 @@ class Writer:
         self._present.add(utterance.file)
 
 
-def load_sound(path: Path) -> Float[Tensor, " s"]:
-    """A recording, one channel at 16 kHz. Raises as `read_audio` does."""
-    parts, resampler = [], None
-    for block in read_audio(path):
-        resampler = resampler or Resampler(block.rate, SAMPLE_RATE_HZ)
-        parts.append(resampler.push(block.mono()).samples[0])
-    assert resampler is not None  # read_audio refuses recordings without samples
-    return torch.cat([*parts, resampler.finish().samples[0]])
-
-
 def write_flac(path: Path, sound: Float[Tensor, " s"]) -> None:
     """16-bit mono at 16 kHz; what is too loud for it is turned down as a whole."""
     scaled = sound * min(1.0, _PEAK / max(float(sound.abs().max()), 1e-9))
@@ -176,15 +158,3 @@ def padded(
     moved = [Segment(start=s.start + offset, end=s.end + offset, phone=s.phone) for s in segments]
     closed = joined([Segment(start=0.0, end=offset, phone=SILENCE), *moved, Segment(start=moved[-1].end, end=end, phone=SILENCE)])
     return torch.cat([torch.zeros(head), sound, torch.zeros(tail)]), closed
-
-
-def joined(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The segments with any without length left out and silences that follow each other made one."""
-    found: list[Segment] = []
-    for segment in segments:
-        if segment.end <= segment.start:
-            continue
-        if found and segment.phone == SILENCE == found[-1].phone:
-            segment = Segment(start=found.pop().start, end=segment.end, phone=SILENCE)
-        found.append(segment)
-    return tuple(found)

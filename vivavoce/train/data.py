@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vivavoce.latent.mesh import FaceModel, eye_opening, face_height
+from vivavoce.latent.mesh import FaceModel, eye_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.latent.retarget import motion_of, rest_of_clip
-from vivavoce.latent.topology import CHEEKS, LANDMARKS, NOSE_TIP
+from vivavoce.latent.stretches import stretches
+from vivavoce.latent.topology import LANDMARKS
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.media.video import read_frames
 from vivavoce.speech.encoder import SpeechEncoder, features
-from vivavoce.train.corpus import load_sound
+from vivavoce.speech.sound import load_sound
 from vivavoce.train.disguise import disguise
 
 Progress = Callable[[str, int, int], None]
@@ -114,22 +114,6 @@ def track_clips(clips: Sequence[Clip], cache: Path, progress: Progress) -> dict[
         tracks[clip.name] = np.load(file)
     progress("tracking", len(clips), len(clips))
     return tracks
-
-
-def stretches(points: Float[np.ndarray, "t 478 3"], *, shortest: int = 30) -> list[slice]:
-    """Runs of frames without a lost face, a cut (the nose jumps 0.15 face heights) or a face turned over about 35 degrees."""
-    found = ~np.isnan(points[:, 0, 0])
-    height = np.nanmedian(face_height(points))
-    jump = np.linalg.norm(np.diff(points[:, NOSE_TIP, :2], axis=0), axis=-1) / height
-    right, left = (points[:, cheek, 0] for cheek in CHEEKS)
-    aside = np.abs(points[:, NOSE_TIP, 0] - (right + left) / 2) / np.abs(left - right)
-    good = found & (aside < 0.4)
-    starts = [0, *(np.flatnonzero(~(jump < 0.15)) + 1), len(points)]
-    runs = []
-    for a, b in pairwise(starts):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], good[a:b].astype(int), [0]])))
-        runs += [slice(a + s, a + e) for s, e in edges.reshape(-1, 2) if e - s >= shortest]
-    return runs
 
 
 def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t k"]:

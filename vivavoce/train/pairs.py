@@ -27,10 +27,11 @@ from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
 from vivavoce.latent.motion_space import as_drawn
 from vivavoce.latent.refine import Canon, View, crop
 from vivavoce.latent.retarget import landmarks_of, motion_of, rest_of_picture
+from vivavoce.latent.stretches import stretches
 from vivavoce.latent.topology import SKIN
 from vivavoce.latent.warp import Renderer, prepare
 from vivavoce.media.video import read_frames
-from vivavoce.train.data import Clip, Progress, stretches
+from vivavoce.train.data import Clip, Progress
 
 DISPLACEMENT_GRAIN, FLOW_GRAIN = 1 / 8, 1 / 16  # px of the crop to a step of the 8-bit numbers that keep them
 

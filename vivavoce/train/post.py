@@ -185,7 +185,7 @@ def train_post(
             run.save()
     made = with_network(base, run.averaged(), base.windows.amplitude)
     with mixed_precision():
-        amplitude = matched(made, examples, rolled, ladder)
+        amplitude = matched(made, examples, rolled, ladder, weighing)
     settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
     return save(recipe.out, settings, with_network(base, made.net, amplitude))
 
@@ -227,9 +227,11 @@ def distance(net: MotionTransformer, anchor: MotionTransformer) -> float:
 
 
 def matched(
-    made: MotionGenerator, examples: Sequence[Example], rolled: Sequence[Rollout], ladder: RolloutRecipe
+    made: MotionGenerator, examples: Sequence[Example], rolled: Sequence[Rollout], ladder: RolloutRecipe,
+    weighing: Float[Tensor, " d"],
 ) -> dict[str, float]:
-    """Amplitudes with which each motion field moves as far as in the base's takes, over the first MATCHED rollouts.
+    """Amplitudes with which each motion field moves as far as in the base's takes, over the first MATCHED rollouts; numbers
+    count by ``weighing``, which tells how far they move landmarks.
 
     Post-training changes how far samples go, mostly upwards; what it is judged by should be how they go.
     """
@@ -239,7 +241,8 @@ def matched(
     widths = list(made.layout.widths.values())
 
     def spreads(takes: Sequence[Tensor]) -> list[Tensor]:
-        return [part.sum().sqrt() for part in torch.stack([take.var(0) for take in takes]).mean(0).split(widths)]
+        moved = torch.stack([take.var(0) for take in takes]).mean(0) * weighing.square()
+        return [part.sum().sqrt() for part in moved.split(widths)]
 
     ratios = [float(a / b) for a, b in zip(spreads([r.takes[0] for r in few]), spreads(ours), strict=True)]
     return {

@@ -12,22 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from vivavoce.speech.align import Aligner, Recognised, grid_words, warp, words_of
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
-from vivavoce.train.align import Aligner, Recognised, warp, words_of
-from vivavoce.train.corpus import Progress, Utterance, Writer, load_sound
-
-# A GRID file's name is its sentence: a letter per word.
-_GRID = (
-    {"b": "bin", "l": "lay", "p": "place", "s": "set"}, {"b": "blue", "g": "green", "r": "red", "w": "white"},
-    {"a": "at", "b": "by", "i": "in", "w": "with"},
-)
-_GRID_DIGITS = {
-    "z": "zero", "1": "one", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "7": "seven", "8": "eight",
-    "9": "nine",
-}
-_GRID_LAST = {"a": "again", "n": "now", "p": "please", "s": "soon"}
-# British letters, where the dictionary is American or takes the letter for a word.
-_GRID_LETTERS = {"a": "a(2)", "z": "zed"}
+from vivavoce.speech.sound import load_sound
+from vivavoce.train.corpus import Progress, Utterance, Writer
 
 _WARPED = {"de": "de", "es": "es", "fr": "fr", "it": "it", "pt": "pt-br", "ko": "ko"}  # Japanese would need its kanji read
 
@@ -82,16 +70,6 @@ def make_recorded(
         progress("aligning", i, len(recordings))
         _add(recording, writer, aligner, config)
     progress("aligning", len(recordings), len(recordings))
-
-
-def grid_words(sentence: str) -> tuple[str, ...]:
-    """The words of a GRID sentence of six letters. ValueError where it is none."""
-    try:
-        command, colour, preposition, letter, digit, last = list(sentence)
-        first = tuple(table[key] for table, key in zip(_GRID, (command, colour, preposition), strict=True))
-        return (*first, _GRID_LETTERS.get(letter, letter), _GRID_DIGITS[digit], _GRID_LAST[last])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{sentence!r} is no sentence of the GRID corpus: it has six letters such as 'bbaf2n'") from error
 
 
 def pieces(sound: Float[Tensor, " s"], config: RecordedConfig) -> list[slice]:

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
 
-from vivavoce.media.audio import Audio, Resampler
-from vivavoce.media.speak import TimedPhone, speak_phones
+from vivavoce.media.speak import speak_phones
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
-from vivavoce.speech.phones import SILENCE, split_ipa
-from vivavoce.train.corpus import Progress, Segment, Utterance, Writer, joined, padded
+from vivavoce.speech.segments import segments_of
+from vivavoce.speech.sound import at_rate
+from vivavoce.train.corpus import Progress, Utterance, Writer, padded
 
 SOURCE = "espeak-ng"
 LICENCE = "synthetic"
@@ -116,26 +114,6 @@ def _utterance(
         source=SOURCE, licence=LICENCE,
     ), samples, segments)
     return len(samples) / SAMPLE_RATE_HZ
-
-
-def at_rate(audio: Audio) -> Float[torch.Tensor, " s"]:
-    """One channel at 16 kHz."""
-    resampler = Resampler(audio.rate, SAMPLE_RATE_HZ)
-    return torch.cat([resampler.push(audio.mono()).samples[0], resampler.finish().samples[0]])
-
-
-def segments_of(timed: Sequence[TimedPhone], seconds: float) -> tuple[Segment, ...]:
-    """IPA to phone classes; a symbol of several classes is cut into equal shares, one that is unknown goes on with the phone
-    before it."""
-    found: list[Segment] = []
-    for phone in timed:
-        classes = split_ipa(phone.symbol) if phone.symbol else (SILENCE,)
-        if not classes:
-            classes = (found[-1].phone if found else SILENCE,)
-        edges = np.linspace(phone.start, phone.end, len(classes) + 1)
-        found += [Segment(start=float(a), end=float(b), phone=c) for a, b, c in zip(edges, edges[1:], classes, strict=False)]
-    found[-1] = Segment(start=found[-1].start, end=seconds, phone=found[-1].phone)
-    return joined(found)
 
 
 def counted(rng: np.random.Generator, code: str) -> str:

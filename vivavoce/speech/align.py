@@ -19,8 +19,8 @@ from torch import Tensor
 from vivavoce.media.speak import DEFAULT_RATE_WPM, MAX_RATE_WPM, MIN_RATE_WPM, speak_phones
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.phones import PHONES, SILENCE, split_arpabet, split_ipa
-from vivavoce.train.corpus import Segment, joined
-from vivavoce.train.synthetic import at_rate, segments_of
+from vivavoce.speech.segments import Segment, segments_of, spanning
+from vivavoce.speech.sound import at_rate
 
 if TYPE_CHECKING:
     from pocketsphinx import Decoder
@@ -34,6 +34,20 @@ _ENGLISH = {
     "rr": "R", "x": "K", "ix": "IH", "ax": "AH", "a": "AA", "e": "EY", "o": "OW", "oe": "ER", "y": "UW", "h": "HH", "j": "Y",
     "ch": "CH", "jh": "JH", "i": "IY", "u": "UW",
 }
+
+
+# A GRID file's name is its sentence: a letter per word.
+_GRID = (
+    {"b": "bin", "l": "lay", "p": "place", "s": "set"}, {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    {"a": "at", "b": "by", "i": "in", "w": "with"},
+)
+_GRID_DIGITS = {
+    "z": "zero", "1": "one", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "7": "seven", "8": "eight",
+    "9": "nine",
+}
+_GRID_LAST = {"a": "again", "n": "now", "p": "please", "s": "soon"}
+# British letters, where the dictionary is American or takes the letter for a word.
+_GRID_LETTERS = {"a": "a(2)", "z": "zed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,23 +134,21 @@ def _segments(alignment: Any, seconds: float) -> tuple[Segment, ...]:
     return spanning(found, seconds)
 
 
-def spanning(segments: Sequence[Segment], seconds: float) -> tuple[Segment, ...]:
-    """Segments made to cover a sound: silence before the first and after the last, none of them beyond its end."""
-    if not segments:
-        return (Segment(start=0.0, end=seconds, phone=SILENCE),)
-    whole = [
-        Segment(start=0.0, end=min(segments[0].start, seconds), phone=SILENCE),
-        *(Segment(start=min(s.start, seconds), end=min(s.end, seconds), phone=s.phone) for s in segments),
-        Segment(start=min(segments[-1].end, seconds), end=seconds, phone=SILENCE),
-    ]
-    return joined(whole)
-
-
 def words_of(transcript: str) -> tuple[str, ...]:
     """The words of an English transcript, in lower case; hyphens part words. ValueError where it has digits."""
     if re.search(r"\d", transcript):
         raise ValueError(f"the transcript {transcript[:40]!r} has digits: write numbers as they are spoken")
     return tuple(w for w in (part.strip("'") for part in re.findall(r"[a-z']+", transcript.lower().replace("’", "'"))) if w)
+
+
+def grid_words(sentence: str) -> tuple[str, ...]:
+    """The words of a GRID sentence of six letters. ValueError where it is none."""
+    try:
+        command, colour, preposition, letter, digit, last = list(sentence)
+        first = tuple(table[key] for table, key in zip(_GRID, (command, colour, preposition), strict=True))
+        return (*first, _GRID_LETTERS.get(letter, letter), _GRID_DIGITS[digit], _GRID_LAST[last])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{sentence!r} is no sentence of the GRID corpus: it has six letters such as 'bbaf2n'") from error
 
 
 # --- A synthetic reading, warped ---------------------------------------------------------------------------------------------
