@@ -103,7 +103,7 @@ def test_what_people_preferred_becomes_likelier(
     assert [len(p.takes) for p in pairs] == [2] * GROUPS.count
     assert all(p.takes[0, :, 0].mean() > p.takes[1, :, 0].mean() for p in pairs)
     recipe = PostRecipe(
-        out=tmp_path / "run", objective="pair_dpo", recorded=False, steps=20, batch=8, learning_rate=2e-3, log_every=1
+        out=tmp_path / "run", objective="pair_dpo", recorded=False, steps=30, batch=8, learning_rate=3e-3, warmup=4, log_every=1
     )
     weight = loss_weight(toy_recipe(tmp_path / "unused", model), base.layout, model, base.std)
     rungs = Windows(base, examples, pairs, GROUPS, recipe, weight).draw(np.random.default_rng(0))

@@ -40,5 +40,5 @@ def _trained() -> MotionGenerator:
     """Once for all modules."""
     model = FaceModel.load(Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = toy_recipe(Path(folder) / "run", model, steps=40, batch=8, net=SMALL)
+        recipe = toy_recipe(Path(folder) / "run", model, steps=20, batch=8, net=SMALL)
         return MotionGenerator.load(train_motion(recipe, model, Analysis(), quiet, quiet))
