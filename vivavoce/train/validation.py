@@ -22,10 +22,11 @@ WORDED = 2  # recordings whose words are known, besides the others: closures at 
 CURVES, MAP = "metrics-curves.png", "metrics-map.png"
 
 SOURCES: Mapping[str, str] = {
-    "lip_activity": "ours", "lip_": "judge.py", "width_": "judge.py", "closure_": "judge.py", "head_ratio": "judge.py", "jerk_": "judge.py",
-    "brow_ratio": "judge.py", "blink_per": "judge.py", "mouth_sharp": "judge.py", "face_sharp": "judge.py",
+    "lip_activity": "ours", "lip_": "judge.py", "width_": "judge.py", "closure_": "judge.py", "head_ratio": "judge.py",
+    "jerk_": "judge.py", "brow_ratio": "judge.py", "blink_per": "judge.py", "mouth_sharp": "judge.py", "face_sharp": "judge.py",
     "flicker": "judge.py", "identity": "judge.py; dlib", "mesh_": "judge.py; after Heusel et al. 2017 (FID)",
-    "beat_align": "BeatAlign, Siyao et al. 2022", "beat_above": "BeatAlign, less chance: ours", "head_sync": "scales after Airale et al.; a correlation instead of networks",
+    "beat_align": "BeatAlign, Siyao et al. 2022", "beat_above": "BeatAlign, less chance: ours",
+    "head_sync": "scales after Airale et al. 2023; a correlation instead of networks",
     "sound_": "after SyncNet's offset, Chung and Zisserman 2016; no network", "sync_": "SyncNet's, by an expert of our own",
     "theval_": "THEval, Quignon et al. 2025", "ssim": "Wang et al. 2004", "bilabial": "ours; words aligned by pocketsphinx",
 }
