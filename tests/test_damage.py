@@ -238,7 +238,7 @@ def test_the_portrait_is_the_frame_with_closed_lips_and_open_eyes(take: Take) ->
 
 
 def figure(name: str) -> Figure:
-    return Figure(name=name, title=name, topic="t", unit="u", better="higher", what="w", measure=lambda _: float("nan"))
+    return Figure(name=name, title=name, topic="t", unit="u", better="higher", what="|w|", measure=lambda _: float("nan"))
 
 
 DAMAGE = Damage(name="d", says="", unit="", amounts=(0, 1, 2, 3), motion=lambda motion, *_: motion)
@@ -327,6 +327,7 @@ def test_the_document_says_what_was_found(tmp_path: Path, take: Take) -> None:
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if "| lips late |" in line}
     assert rows["lip_lag_ms"].endswith("| yes |")
     assert rows["lip_corr"].endswith("| no |")
+    assert "| lip_corr | u | higher | \\|w\\| | judge.py |" in text, "a bar in a text ends no cell"
     assert "No damage here is meant for face_found." in text
     assert "Not measured on these recordings: other." in text
     for plot in (plot_curves, plot_map):

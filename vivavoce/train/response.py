@@ -35,7 +35,7 @@ SEES: Mapping[str, Mapping[str, Direction]] = {
     "sound_lag_ms": {_LATE: "rises"},
     "lip_activity": {_SCALED: "rises", _QUIVER: "rises"},
     "head_ratio": _HEAD, "jerk_ratio": _HEAD, "head_spread": _HEAD, "head_speed": _HEAD, "head_diversity": {_FROZEN: "falls"},
-    "beat_align": _WITH_SPEECH,
+    "beat_align": _WITH_SPEECH, "beat_above_chance": _WITH_SPEECH,
     "head_sync_200": _WITH_SPEECH, "head_sync_400": _WITH_SPEECH, "head_sync_800": _WITH_SPEECH, "head_sync_1600": _WITH_SPEECH,
     "brow_ratio": {_BROWS: "falls"}, "brow_activity": {_BROWS: "falls"},
     "blink_per_min": {_LIDS: "falls"}, "blink_depth": {_LIDS: "falls"},

@@ -22,10 +22,11 @@ WORDED = 2  # recordings whose words are known, besides the others: closures at 
 CURVES, MAP = "metrics-curves.png", "metrics-map.png"
 
 SOURCES: Mapping[str, str] = {
-    "lip_": "judge.py", "width_": "judge.py", "closure_": "judge.py", "head_ratio": "judge.py", "jerk_": "judge.py",
-    "brow_ratio": "judge.py", "blink_per": "judge.py", "mouth_sharp": "judge.py", "face_sharp": "judge.py",
+    "lip_activity": "ours", "lip_": "judge.py", "width_": "judge.py", "closure_": "judge.py", "head_ratio": "judge.py",
+    "jerk_": "judge.py", "brow_ratio": "judge.py", "blink_per": "judge.py", "mouth_sharp": "judge.py", "face_sharp": "judge.py",
     "flicker": "judge.py", "identity": "judge.py; dlib", "mesh_": "judge.py; after Heusel et al. 2017 (FID)",
-    "beat_align": "BeatAlign, Siyao et al. 2022", "head_sync": "scales after Airale et al.; a correlation instead of networks",
+    "beat_align": "BeatAlign, Siyao et al. 2022", "beat_above": "BeatAlign, less chance: ours",
+    "head_sync": "scales after Airale et al. 2023; a correlation instead of networks",
     "sound_": "after SyncNet's offset, Chung and Zisserman 2016; no network", "sync_": "SyncNet's, by an expert of our own",
     "theval_": "THEval, Quignon et al. 2025", "ssim": "Wang et al. 2004", "bilabial": "ours; words aligned by pocketsphinx",
 }
@@ -101,7 +102,7 @@ def document(found: Sequence[Curve], figures: Sequence[Described], takes: Sequen
         "# What the figures are, and what they see", "",
         f"Written by `vivavoce bench metrics recordings/ -o runs/metrics --document docs`, from {made}.", "",
         "## The figures", "", _GOOD, "", "| figure | unit | good | what it is | source |", "|---|---|---|---|---|",
-        *(f"| {f.name} | {f.unit or '–'} | {f.better} | {f.what} | {source(f)} |" for f in figures), "",
+        *(f"| {f.name} | {f.unit or '–'} | {f.better} | {_cell(f.what)} | {source(f)} |" for f in figures), "",
         "## Under damage", "", _DAMAGED, "",
         "| damage | what is done | amounts |", "|---|---|---|", *map(_damage_row, DAMAGES), "",
         _VERDICTS, "", "| figure | damage | should | values along the amounts | monotone |", "|---|---|---|---|---|",
@@ -125,6 +126,11 @@ not sure. "no": some step surely goes the wrong way, or the end lies on the wron
 _MAPPED = """\
 What else each damage does: how far its largest amount (of "lips scaled" 0 and 2) moves the mean over clips, in standard
 deviations of the undamaged clips. Framed: declared."""
+
+
+def _cell(text: str) -> str:
+    """Text that does not end a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def _damage_row(damage: Damage) -> str:
@@ -201,7 +207,8 @@ def plot_map(found: Sequence[Curve], path: Path) -> None:
     picture = panel.imshow(table, cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
-            said, shade = f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}", "white" if abs(value) > 1.8 else "black"
+            shade = "white" if abs(value) > 1.8 else "black"
+            said = f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}" if abs(value) < 100 else ">99" if value > 0 else "<-99"
             panel.text(column, row, said, ha="center", va="center", fontsize=6, color=shade)
     panel.set_xticks(range(len(ends)), [system(d, d.amounts[-i]) for d, i in ends], rotation=45, ha="left", fontsize=7)
     panel.xaxis.tick_top()
