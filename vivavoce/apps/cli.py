@@ -414,11 +414,17 @@ class Serving:
     origin: Annotated[tuple[str, ...], arg(metavar="URL", help_behavior_hint="")] = ()
     """Origins of other pages that may use this server from a browser, such as https://example.org."""
     folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: ~/.cache/vivavoce)")] = None
-    """Where registered portraits and finished videos are kept."""
+    """Where registered portraits are kept, and finished videos for as long as the server runs. Of one server at a time."""
     sessions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
     """Live sessions that may be open at once; README says how many a machine holds."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
     """Threads that make frames."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers with which nothing would ever be served."""
+        for option, number in (("--sessions", self.sessions), ("--workers", self.workers)):
+            if number is not None and number < 1:
+                raise ValueError(f"{option} is {number}: give 1 or more, or leave it out for one for each processor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,6 +434,7 @@ class Serve:
     serving: Serving = field(default_factory=Serving)
 
     def run(self) -> None:
+        self.serving.check()
         with interrupt.held():
             from vivavoce.apps.server import run
 
@@ -441,6 +448,7 @@ class Web:
     serving: Serving = field(default_factory=Serving)
 
     def run(self) -> None:
+        self.serving.check()
         with interrupt.held():
             from vivavoce.apps.server import run
 

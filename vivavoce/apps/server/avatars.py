@@ -25,6 +25,7 @@ DEMO = "demo"
 DEMO_SIZE = 512
 MOST_LARGER = 4  # times than what is rendered: larger pictures are made smaller, for looking for faces in them takes long
 _ID = re.compile(r"[0-9a-f]{24}")
+_PARTIAL = re.compile(r"[0-9a-f]{24}(\.npz)?\.part")
 _IN_MEMORY = 8  # prepared portraits; the demonstration always stays
 
 
@@ -55,8 +56,9 @@ class Avatars:
     def __init__(self, folder: Path, animator: Animator, limits: Limits):
         self._folder, self._animator, self._limits = folder, animator, limits
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):  # by a machine that went down
-            left.unlink()
+        for left in folder.iterdir():  # by a machine that went down; what else lies here stays
+            if _PARTIAL.fullmatch(left.name) and left.is_file():
+                left.unlink()
         self._preparing = threading.RLock()
         self._lock = threading.Lock()  # of what is in memory; held for no longer than a look
         self._loaded: OrderedDict[str, Reference] = OrderedDict()

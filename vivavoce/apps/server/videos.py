@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
@@ -25,6 +26,7 @@ from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 MODEL = "vivavoce"
 STEP_SECONDS = 0.2  # of sound are heard at a time, so that no step of a job takes long
+_OURS = re.compile(r"video_[0-9a-f]{24}\.mp4|[0-9a-f]{24}\.sound|\.vivavoce-[0-9a-f]{16}\.part\.mp4")  # names that are given here
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +67,15 @@ class Speech:
 
 
 class Videos:
-    """The jobs of a server, in memory; their results in a folder. Methods may be called from any thread; `create` decodes the
-    sound and belongs into one."""
+    """The jobs of a server, in memory; their results in a folder, for as long as the server runs. Methods may be called from any
+    thread; `create` decodes the sound and belongs into one."""
 
     def __init__(self, folder: Path, animator: Animator, scheduler: Scheduler, limits: Limits):
         self._folder, self._animator, self._scheduler, self._limits = folder, animator, scheduler, limits
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more
-            left.unlink()
+        for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more; what else lies here stays
+            if _OURS.fullmatch(left.name) and left.is_file():
+                left.unlink()
         self._lock = threading.RLock()
         self._videos: OrderedDict[str, Video] = OrderedDict()
 
@@ -121,7 +124,10 @@ class Videos:
             raise Refusal(500 if video.error["code"] == "internal" else 422, **video.error)
         if video.status != "completed":
             raise Refusal(409, "not_ready", f"the video is {video.status}: its content is there once it is completed")
-        return self._file(video)
+        file = self._file(video)
+        if not file.is_file():
+            raise Refusal(404, "no_such_video", "the video's file is gone from the server's folder: have it made again")
+        return file
 
     def remove(self, key: str) -> Video:
         """Stop the job, if it is not over, and delete what it made."""
