@@ -85,8 +85,7 @@ def speech(path: Path) -> np.ndarray:
     """Any sound file, as it is sent."""
     sound = Audio.open(path)
     resampler = Resampler(sound.rate, RATE_HZ)
-    samples = concatenate([resampler.push(sound), resampler.finish()]).samples[0].numpy()
-    return np.clip(np.round(samples * 32768), -32768, 32767).astype("<i2")
+    return concatenate([resampler.push(sound), resampler.finish()]).to_pcm16()
 
 
 if __name__ == "__main__":

@@ -108,15 +108,16 @@ class Scheduler:
             self._ready.notify()
         return running
 
-    def remove(self, running: Running, timeout: float = 5.0) -> None:
-        """Stop stepping a stream; waits until the step that is under way has ended."""
+    def remove(self, running: Running, timeout: float = 5.0) -> bool:
+        """Stop stepping a stream. Waits for the step that is under way, but no longer than ``timeout`` seconds; whether it has
+        ended. If not, it is the last one, and what it makes is not delivered."""
         with self._ready:
             running.removed = True
             if running in self._streams:
                 self._streams.remove(running)
             if not running.stepping:
                 running.gone.set()
-        running.gone.wait(timeout)
+        return running.gone.wait(timeout)
 
     def hurry(self, running: Running) -> None:
         """Make a stream's next frame at once, unless it is already ahead of its clock."""

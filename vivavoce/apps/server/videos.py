@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Video:
-    """A job. ``progress``: percent; times are Unix seconds."""
+    """A job. ``seconds``: of speech; ``progress``: percent; times are Unix seconds; ``width``, ``height``: of the video, px, once
+    they are known; ``refusal``: why it failed."""
 
     id: str
     seconds: float
@@ -43,7 +44,7 @@ class Video:
     completed_at: int | None = None
     width: int | None = None
     height: int | None = None
-    error: dict[str, str] | None = None
+    refusal: Refusal | None = None
     task: Task | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -53,7 +54,7 @@ class Video:
         return {
             "id": self.id, "object": "video", "model": MODEL, "status": self.status, "progress": self.progress,
             "created_at": self.created_at, "completed_at": self.completed_at, "seconds": f"{self.seconds:.2f}", "size": size,
-            "error": self.error,
+            "error": None if self.refusal is None else self.refusal.body()["error"],
         }
 
 
@@ -120,8 +121,8 @@ class Videos:
     def result(self, key: str) -> Path:
         """The file; Refusal where it is not there, or will not be."""
         video = self.get(key)
-        if video.error is not None:
-            raise Refusal(500 if video.error["code"] == "internal" else 422, **video.error)
+        if video.refusal is not None:
+            raise video.refusal.with_traceback(None)
         if video.status != "completed":
             raise Refusal(409, "not_ready", f"the video is {video.status}: its content is there once it is completed")
         file = self._file(video)
@@ -179,7 +180,7 @@ class Videos:
         try:
             return _seconds(source, longest), source
         except (ValueError, OSError) as error:
-            raise Refusal(400, "bad_audio", " ".join(str(error).replace(str(file), "the sound").split())) from error
+            raise refused(ValueError(_nameless(str(error), file, "the sound")), "bad_audio") from error
 
     def _make(
         self, video: Video, reference: Callable[[], Reference], source: Audio | Path, settings: Settings
@@ -190,10 +191,7 @@ class Videos:
         prepared = reference()
         video.width, video.height = prepared.size
         yield
-        session = self._animator.session(
-            prepared, fps=settings.fps, seed=settings.seed, steps=settings.steps, guidance=settings.guidance,
-            controls=settings.controls,
-        )
+        session = self._animator.session(prepared, settings)
         total = max(1, round(video.seconds * settings.fps))
         with VideoWriter(self._file(video), fps=settings.fps, size=prepared.size, sound=source, overwrite=True) as writer:
             for done, frame in enumerate(session.speak(_blocks(source)), 1):
@@ -209,8 +207,7 @@ class Videos:
         elif isinstance(error, CancelledError):
             video.status = "cancelled"
         else:
-            said = self._explained(video, error, sound)
-            video.status, video.error = "failed", {"code": said.code, "message": said.message}
+            video.status, video.refusal = "failed", self._explained(video, error, sound)
         video.completed_at = int(time.time())
         video.ended.set()
         with self._lock:
@@ -221,10 +218,15 @@ class Videos:
         if isinstance(error, Refusal):
             return error
         if isinstance(error, ValueError):
-            said = str(error).replace(str(sound), "the sound").replace(str(self._file(video)), "the video")
-            return refused(ValueError(said), "bad_input")
+            said = _nameless(_nameless(str(error), sound, "the sound"), self._file(video), "the video")
+            return refused(ValueError(said), "bad_input", 422)
         log.error("a video could not be made", exc_info=error)
         return Refusal(500, "internal", "the video could not be made by a mistake of the server: its log has it")
+
+
+def _nameless(said: str, file: Path, what: str) -> str:
+    """A sentence about a file of ours, whose name is nobody's business."""
+    return said.replace(f"{what} {file}", what).replace(str(file), what)
 
 
 def _blocks(source: Audio | Path) -> Iterator[Audio]:
