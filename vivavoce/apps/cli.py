@@ -5,10 +5,12 @@ Only light modules are imported here, so that ``vivavoce --help`` answers at onc
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -18,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 
 from vivavoce.apps import interrupt
 from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
+from vivavoce.apps.options import mistake
 
 Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
 Recording = Annotated[Positional[Path], arg(metavar="VIDEO", help_behavior_hint="")]
@@ -470,14 +473,21 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None) -> Command:
-    """Options to a command; wrong ones end the process with a message and code 2, as --help does with 0."""
-    return tyro.cli(
-        Command,
-        prog="vivavoce",
-        description="Make a portrait speak: a picture and a voice go in, a video comes out, on an ordinary CPU.",
-        args=arguments,
-        config=(FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes),
-    )
+    """Options to a command. ValueError in one sentence for wrong ones; --help ends the process."""
+    drawn = io.StringIO()
+    try:
+        with redirect_stderr(drawn):
+            return tyro.cli(
+                Command,
+                prog="vivavoce",
+                description="Make a portrait speak: a picture and a voice go in, a video comes out, on an ordinary CPU.",
+                args=arguments,
+                config=(FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes),
+            )
+    except SystemExit as leaving:
+        if leaving.code == FAILED:
+            raise ValueError(mistake(drawn.getvalue())) from None
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ DISTRIBUTION = "vivavoce"
 MIN_MEMORY_GIB = 2.0
 
 # Where the name to import is not the distribution's.
-MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espeakng_loader", "python-multipart": "python_multipart"}
+MODULES = {"scikit-image": "skimage", "pillow": "PIL"}
 
 # What each extra of pyproject.toml enables.
 EXTRAS = {
@@ -122,7 +122,8 @@ def _package(name: str, extras: tuple[str, ...]) -> Finding:
 
     def check() -> Finding:
         import_module(MODULES.get(name, name.replace("-", "_")))
-        return Finding(what=what, found=f"{version}, for {' and '.join(map('[{}]'.format, extras))}" if extras else version, good=True)
+        brought = ", ".join(f"[{extra}]" for extra in extras)
+        return Finding(what=what, found=f"{version}, of {brought}" if extras else version, good=True)
 
     # Without what only an extra brings, the main job can run.
     return _guarded(what, check, needed=not extras)

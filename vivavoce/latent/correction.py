@@ -15,8 +15,8 @@ from torch import Tensor
 from vivavoce.graph import traced
 from vivavoce.latent.refine import CHANNELS, COARSE_PX, FAR_PX, KEEP, NEAR, SIDE, STRENGTH, Refiner, View
 
-# What `Refiner.planes` says of a square of 2x2 pixels, four values each, row by row: how far the drawn picture is trusted over the
-# plain one, how much of both is kept (logits), and what is added to each colour.
+# What `Refiner.planes` says of a square of 2x2 pixels, four values each, row by row: how far the drawn picture is trusted over
+# the plain one, how much of both is kept (logits), and what is added to each colour.
 _SQUARE = 4
 _TRUST, _KEPT, _ADDED = 0, _SQUARE, 2 * _SQUARE
 _PLAIN, _DRAWN, _LEVELS = 0, 1, 2  # of `Correction.planes`: factors of the two pictures, and levels added to each colour
