@@ -25,6 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vivavoce.animate import Settings
 from vivavoce.apps.stages import Stages, peak, resident, thread_seconds
 
 TEXT = (
@@ -122,7 +123,7 @@ def measure(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
     watch_stages(stages)
     count, first_frame = 0, 0.0
     with Watch() as watch:
-        session = animator.session(reference, fps=FPS)
+        session = animator.session(reference, Settings(fps=FPS))
         with VideoWriter(folder / "speed.mp4", fps=FPS, size=session.size, sound=speech) as writer:
             blocks = stages.iterate(read_audio(speech), "reading sound")
             for frame in chain(chain.from_iterable(map(session.push, blocks)), finishing(session)):
@@ -143,7 +144,7 @@ def measure(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "torch_threads": torch.get_num_threads(),
         "frames": count, "seconds": watch.seconds, "frames_per_second": count / watch.seconds,
         "import_seconds": imported - begun, "load_seconds": loaded - imported, "prepare_seconds": prepared - loaded,
-        "first_frame_seconds": first_frame, "lookahead_seconds": lookahead(animator.session(reference, fps=FPS)),
+        "first_frame_seconds": first_frame, "lookahead_seconds": lookahead(animator.session(reference, Settings(fps=FPS))),
         "stages": table, "peak_mib": peak(), "growth_mib_per_minute": growth(watch.memory, seconds), "memory_mib": watch.memory,
     }
 

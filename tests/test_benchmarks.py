@@ -20,6 +20,7 @@ from silence import FADE_SECONDS, SILENCE_SECONDS, interrupted, silent_frames
 from validate import Judge
 
 from vivavoce import Animator, Audio
+from vivavoce.animate import Settings
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.motion_space import MotionSpace, Reference, as_drawn
 from vivavoce.media.audio import Resampler
@@ -56,7 +57,7 @@ def test_curves_are_what_a_session_would_paint_but_for_brows(
             return list(points)
 
     monkeypatch.setattr(MotionSpace, "painter", lambda *_: Watched())
-    session = animator.session(small, fps=MOTION_RATE_HZ, seed=4)
+    session = animator.session(small, Settings(fps=MOTION_RATE_HZ, seed=4))
     painted = np.stack([*session.push(sentence), *session.finish()])
     ((motion,),) = motions(animator, [sound], [small.seed(4)])
     ours = landmarks(animator, motion, small.rest, small.seed(4))

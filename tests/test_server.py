@@ -31,7 +31,7 @@ from vivavoce.apps.server import requests
 from vivavoce.apps.server.app import Access
 from vivavoce.apps.server.control import spoken_at
 from vivavoce.apps.server.limits import Limits
-from vivavoce.apps.server.media import PICTURE, PIECE, SOUND, pcm16
+from vivavoce.apps.server.media import PICTURE, PIECE, SOUND
 from vivavoce.live.stream import LiveFrame, LiveStream
 
 RATE = 16000
@@ -474,7 +474,7 @@ def test_an_interruption_is_silent_at_once(served: Served, ada: str) -> None:
 
 
 def test_a_text_is_spoken_as_a_segment_of_its_own(served: Served, ada: str) -> None:
-    expected = pcm16(spoken_at(RATE, "Hello there", "en"))
+    expected = spoken_at(RATE, "Hello there", "en").to_pcm16()
     follows = tone(0.1, RATE)
     with Live(served.port) as client:
         client.open(avatar=ada, audio_rate=RATE)

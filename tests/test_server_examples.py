@@ -14,7 +14,6 @@ from serving import serving, wav
 from vivavoce import Animator, Audio
 from vivavoce.apps.server.control import spoken_at
 from vivavoce.apps.server.limits import Limits
-from vivavoce.apps.server.media import pcm16
 from vivavoce.media.video import read_video
 
 CLIENT = Path(__file__).parents[1] / "examples" / "live_client.py"
@@ -28,7 +27,7 @@ def colour(sound: np.ndarray) -> np.ndarray:
 
 def test_the_client_makes_a_talking_video_of_a_sound_file(animator: Animator, tmp_path: Path) -> None:
     spoken = spoken_at(RATE, "Hello! How are you?", "en")
-    (tmp_path / "speech.wav").write_bytes(wav(pcm16(spoken), RATE))
+    (tmp_path / "speech.wav").write_bytes(wav(spoken.to_pcm16(), RATE))
     made = tmp_path / "talking.mp4"
     with serving(animator, tmp_path / "server", limits=Limits(size=128)) as served:
         command = [str(CLIENT), str(tmp_path / "speech.wav"), str(made), f"ws://127.0.0.1:{served.port}/v1/live"]

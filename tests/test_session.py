@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vivavoce import Animator, Audio, Controls, Portrait
-from vivavoce.animate import OutputClock
+from vivavoce.animate import OutputClock, Settings
 from vivavoce.latent.mesh import eye_opening, lip_opening
 from vivavoce.latent.motion_space import Reference
 from vivavoce.media.speak import speak
@@ -24,7 +24,7 @@ def part(audio: Audio, start: float, stop: float) -> Audio:
 
 
 def stream(animator: Animator, reference: Reference, audio: Audio, cuts: list[int], **how) -> np.ndarray:
-    session = animator.session(reference, **how)
+    session = animator.session(reference, Settings(**how))
     frames = []
     for samples in audio.samples.split(cuts, dim=1):
         frames += session.push(Audio(samples=samples, rate=audio.rate))
@@ -122,7 +122,7 @@ def test_silence_is_closed_lips_and_quiet_life(animator: Animator, astronaut: Po
     reference = animator.prepare(astronaut, size=256, crop=True)
     rate, seconds = 16000, 8.0
     silence = Audio(samples=torch.zeros(1, int(seconds * rate)), rate=rate)
-    frames = list(animator.session(reference, seed=3).push(silence))
+    frames = list(animator.session(reference, Settings(seed=3)).push(silence))
     points = animator.space.track(frames)
     opening, eyes = lip_opening(points), eye_opening(points)
     assert np.percentile(opening, 90) < 0.06
@@ -148,7 +148,7 @@ def test_lips_move_while_there_is_speech_and_rest_while_there_is_none(animator: 
 def test_amplitudes_are_independent(animator: Animator, small: Reference, short: Audio) -> None:
     """Zero head amplitude stills the head and leaves the lips alone; zero blink leaves the head alone."""
     def landmarks(**amplitudes: float) -> np.ndarray:
-        session = animator.session(small, controls=Controls(**amplitudes))
+        session = animator.session(small, Settings(controls=Controls(**amplitudes)))
         session.push(short)
         return session._landmarks
 
@@ -180,7 +180,7 @@ def test_an_amplitude_touches_its_own_fields_only(
 ])
 def test_settings_out_of_range_are_refused(animator: Animator, small: Reference, how: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        animator.session(small, **how)
+        animator.session(small, Settings(**how))
 
 
 def test_amplitudes_out_of_range_are_refused() -> None:
@@ -231,7 +231,7 @@ def test_a_profile_is_refused(animator: Animator, recordings) -> None:
 def test_two_portraits_that_hear_the_same_do_not_nod_as_one(animator: Animator, astronaut: Portrait, short: Audio) -> None:
     def turns(image: np.ndarray, seed: int) -> np.ndarray:
         reference = animator.prepare(Portrait(image=image, name="astronaut"), size=128, crop=True)
-        session = animator.session(reference, seed=seed)
+        session = animator.session(reference, Settings(seed=seed))
         session.push(short)
         return np.asarray(animator.space.layout.unpack(session._packed).rotation)
 

@@ -127,12 +127,9 @@ class Animator:
             raise ValueError(f"an output size of {size} was asked for: give {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
         return self.space.reference(portrait, size=size, crop=crop)
 
-    def session(
-        self, reference: Reference, *, fps: float = DEFAULT_FPS, seed: int = 0, steps: int | None = None,
-        guidance: float | None = None, controls: Controls = Controls(),
-    ) -> Session:
-        """A stream of one viewer. The arguments are the fields of `Settings`."""
-        return Session(self, reference, Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls))
+    def session(self, reference: Reference, settings: Settings = Settings()) -> Session:
+        """A stream of one viewer."""
+        return Session(self, reference, settings)
 
     def animate(
         self, portrait: Portrait, audio: Audio | Iterable[Audio], *, size: int | None = None, crop: bool = False,

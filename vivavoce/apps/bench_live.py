@@ -24,7 +24,7 @@ import numpy as np
 import skimage.data
 from websockets.asyncio.client import ClientConnection, connect
 
-from vivavoce.apps.server.media import HEADER, LEFT_OUT, PICTURE, SOUND, pcm16
+from vivavoce.apps.server.media import HEADER, LEFT_OUT, PICTURE, SOUND
 from vivavoce.apps.stages import TICKS
 from vivavoce.media.audio import Audio
 
@@ -98,7 +98,7 @@ class Client:
 
     async def _say(self, end: float) -> None:
         """One round of the speech, chunk by chunk as time goes, or as much of it as there is time for."""
-        samples = pcm16(self._speech)
+        samples = self._speech.to_pcm16()
         size = round(CHUNK_SECONDS * self._speech.rate)
         sent = self._sent[self._round] = []
         self._round += 1

@@ -5,10 +5,12 @@ Only light modules are imported here, so that ``vivavoce --help`` answers at onc
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -18,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 
 from vivavoce.apps import interrupt
 from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
+from vivavoce.apps.options import mistake
 
 Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
 Recording = Annotated[Positional[Path], arg(metavar="VIDEO", help_behavior_hint="")]
@@ -569,11 +572,17 @@ class Serving:
     origin: Annotated[tuple[str, ...], arg(metavar="URL", help_behavior_hint="")] = ()
     """Origins of other pages that may use this server from a browser, such as https://example.org."""
     folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: ~/.cache/vivavoce)")] = None
-    """Where registered portraits and finished videos are kept."""
+    """Where registered portraits are kept, and finished videos for as long as the server runs. Of one server at a time."""
     sessions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
     """Live sessions that may be open at once; README says how many a machine holds."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each processor)")] = None
     """Threads that make frames."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers with which nothing would ever be served."""
+        for option, number in (("--sessions", self.sessions), ("--workers", self.workers)):
+            if number is not None and number < 1:
+                raise ValueError(f"{option} is {number}: give 1 or more, or leave it out for one for each processor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -583,6 +592,7 @@ class Serve:
     serving: Serving = field(default_factory=Serving)
 
     def run(self) -> None:
+        self.serving.check()
         with interrupt.held():
             from vivavoce.apps.server import run
 
@@ -596,6 +606,7 @@ class Web:
     serving: Serving = field(default_factory=Serving)
 
     def run(self) -> None:
+        self.serving.check()
         with interrupt.held():
             from vivavoce.apps.server import run
 
@@ -619,14 +630,21 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None) -> Command:
-    """Options to a command; wrong ones end the process with a message and code 2, as --help does with 0."""
-    return tyro.cli(
-        Command,
-        prog="vivavoce",
-        description="Make a portrait speak: a picture and a voice go in, a video comes out, on an ordinary CPU.",
-        args=arguments,
-        config=(FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes),
-    )
+    """Options to a command. ValueError in one sentence for wrong ones; --help ends the process."""
+    drawn = io.StringIO()
+    try:
+        with redirect_stderr(drawn):
+            return tyro.cli(
+                Command,
+                prog="vivavoce",
+                description="Make a portrait speak: a picture and a voice go in, a video comes out, on an ordinary CPU.",
+                args=arguments,
+                config=(FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes),
+            )
+    except SystemExit as leaving:
+        if leaving.code == FAILED:
+            raise ValueError(mistake(drawn.getvalue())) from None
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

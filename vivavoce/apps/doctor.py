@@ -21,7 +21,7 @@ DISTRIBUTION = "vivavoce"
 MIN_MEMORY_GIB = 2.0
 
 # Where the name to import is not the distribution's.
-MODULES = {"scikit-image": "skimage", "pillow": "PIL", "espeakng-loader": "espeakng_loader"}
+MODULES = {"scikit-image": "skimage", "pillow": "PIL"}
 
 # What each extra of pyproject.toml enables.
 EXTRAS = {
@@ -60,8 +60,8 @@ def findings() -> Iterator[Finding]:
     """Every check in turn; a check that fails by an exception is a finding, too."""
     yield _python()
     yield _system_libraries()
-    for name, extra in _requirements():
-        yield _package(name, extra)
+    for name, extras in _requirements():
+        yield _package(name, extras)
     for what, check in (
         ("speech synthesis (espeak-ng)", _espeak), ("video and sound encoders", _encoders), ("trained weights", _weights),
     ):
@@ -93,36 +93,41 @@ def _system_libraries() -> Finding:
     return Finding(what="system libraries", found=found, good=not missing)
 
 
-def _requirements() -> Iterator[tuple[str, str | None]]:
-    """(distribution, extra or None) for what this installation of vivavoce declares."""
+def _requirements() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(distribution, extras that bring it, none where it is always needed) for what this installation of vivavoce declares, each
+    distribution once."""
     try:
         declared = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:  # run from a checkout that was not installed: its own name tells the reader enough
-        yield DISTRIBUTION, None
+        yield DISTRIBUTION, ()
         return
+    found: dict[str, tuple[str, ...]] = {}
     for line in declared:
         name = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         assert name, line
         if name.group() != DISTRIBUTION:  # an extra that brings another one
-            yield name.group(), extra.group(1) if extra else None
+            found[name.group()] = (*found.get(name.group(), ()), *([extra.group(1)] if extra else []))
+    yield from found.items()
 
 
-def _package(name: str, extra: str | None) -> Finding:
+def _package(name: str, extras: tuple[str, ...]) -> Finding:
     what = f"package {name}"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        if extra:
-            return Finding(what=what, found=f"not installed; [{extra}] would enable {EXTRAS[extra]}", good=None)
+        if extras:
+            enabled = "; ".join(f"[{extra}] would enable {EXTRAS[extra]}" for extra in extras)
+            return Finding(what=what, found=f"not installed; {enabled}", good=None)
         return Finding(what=what, found=f"not installed: pip install {name}", good=False)
 
     def check() -> Finding:
         import_module(MODULES.get(name, name.replace("-", "_")))
-        return Finding(what=what, found=version, good=None if extra else True)
+        brought = ", ".join(f"[{extra}]" for extra in extras)
+        return Finding(what=what, found=f"{version}, of {brought}" if extras else version, good=True)
 
-    # Tools of the test extra are programs; importing them proves nothing.
-    return Finding(what=what, found=version, good=None) if extra else _guarded(what, check)
+    # Without what only an extra brings, the main job can run.
+    return _guarded(what, check, needed=not extras)
 
 
 def _espeak() -> Finding:

@@ -15,6 +15,15 @@ from torch import Tensor
 from vivavoce.graph import traced
 from vivavoce.latent.refine import CHANNELS, COARSE_PX, FAR_PX, KEEP, NEAR, SIDE, STRENGTH, Refiner, View
 
+# What `Refiner.planes` says of a square of 2x2 pixels, four values each, row by row: how far the drawn picture is trusted over
+# the plain one, how much of both is kept (logits), and what is added to each colour.
+_SQUARE = 4
+_TRUST, _KEPT, _ADDED = 0, _SQUARE, 2 * _SQUARE
+_PLAIN, _DRAWN, _LEVELS = 0, 1, 2  # of `Correction.planes`: factors of the two pictures, and levels added to each colour
+# What the network is given of a pixel (`looked`): colours of three pictures, the opening, and the displacement.
+_SEEN_PLAIN, _SEEN_DRAWN, _SEEN_OWN, _SEEN_OPENING, _SEEN_DISPLACEMENT = 0, 3, 6, 9, 10
+_NEARNESS = 3  # of a coarse pixel, behind its three mean additions: the largest opening in it
+
 _COARSE = SIDE // COARSE_PX
 _NEIGHBOURS = cv2.boxFilter(np.ones((_COARSE, _COARSE), np.float32), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
 
@@ -62,10 +71,10 @@ def looked(seen: View) -> Float32[np.ndarray, "144 144 12"]:
 
 def correction(planes: Float32[np.ndarray, "72 72 20"], seen: View) -> Correction:
     """`refine.Mixture`, `refine.restricted` and let through by the view's gate, for one frame."""
-    coarse = np.empty((_COARSE, _COARSE, 4), np.float32)
+    coarse = np.empty((_COARSE, _COARSE, _NEARNESS + 1), np.float32)
     _coarsen(planes, seen.openings, coarse)
     smooth = cv2.boxFilter(coarse, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT) / _NEIGHBOURS[..., None]
-    smooth[..., 3] = cv2.dilate(coarse[..., 3], np.ones((NEAR, NEAR), np.uint8))
+    smooth[..., _NEARNESS] = cv2.dilate(coarse[..., _NEARNESS], np.ones((NEAR, NEAR), np.uint8))
     found = np.empty((SIDE, SIDE, 5), np.float32)
     _let_through(planes, cv2.resize(smooth, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), seen.gate, STRENGTH, KEEP, found)
     return Correction(planes=found)
@@ -92,17 +101,18 @@ def _look(
     plain: np.ndarray, drawn: np.ndarray, own: np.ndarray, openings: np.ndarray, displacement: np.ndarray, far: float,
     out: np.ndarray,
 ) -> None:
+    """Pictures (144, 144, 3), 8-bit, to -1 to 1; openings as they are; displacements, px, over ``far`` px and within +-3."""
     scale, unit = np.float32(1 / 127.5), np.float32(1 / far)
     one, most = np.float32(1), np.float32(3)
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             for c in range(3):
-                out[y, x, c] = scale * np.float32(plain[y, x, c]) - one
-                out[y, x, 3 + c] = scale * np.float32(drawn[y, x, c]) - one
-                out[y, x, 6 + c] = scale * np.float32(own[y, x, c]) - one
-            out[y, x, 9] = openings[y, x]
+                out[y, x, _SEEN_PLAIN + c] = scale * np.float32(plain[y, x, c]) - one
+                out[y, x, _SEEN_DRAWN + c] = scale * np.float32(drawn[y, x, c]) - one
+                out[y, x, _SEEN_OWN + c] = scale * np.float32(own[y, x, c]) - one
+            out[y, x, _SEEN_OPENING] = openings[y, x]
             for c in range(2):
-                out[y, x, 10 + c] = min(max(unit * displacement[y, x, c], -most), most)
+                out[y, x, _SEEN_DISPLACEMENT + c] = min(max(unit * displacement[y, x, c], -most), most)
 
 
 @njit(cache=True, nogil=True)
@@ -111,25 +121,27 @@ def _coarsen(planes: np.ndarray, openings: np.ndarray, out: np.ndarray) -> None:
     height, width, _ = out.shape
     half = planes.shape[0] // height  # squares of planes to a coarse pixel
     fine = openings.shape[0] // height
-    share = np.float32(1 / (4 * half * half))
+    share = np.float32(1 / (_SQUARE * half * half))
     for y in range(height):
         for x in range(width):
             for c in range(3):
                 total = np.float32(0)
                 for i in range(half):
                     for j in range(half):
-                        for k in range(4):
-                            total += planes[half * y + i, half * x + j, 4 * (2 + c) + k]
+                        for k in range(_SQUARE):
+                            total += planes[half * y + i, half * x + j, _ADDED + _SQUARE * c + k]
                 out[y, x, c] = share * total
             largest = np.float32(0)
             for i in range(fine):
                 for j in range(fine):
                     largest = max(largest, openings[fine * y + i, fine * x + j])
-            out[y, x, 3] = largest
+            out[y, x, _NEARNESS] = largest
 
 
 @njit(cache=True, nogil=True)
 def _let_through(planes: np.ndarray, smooth: np.ndarray, gate: np.ndarray, strength: float, kept: float, out: np.ndarray) -> None:
+    """Planes of squares to `Correction.planes`, at each pixel as far as ``gate`` lets them through, times ``strength``: near an
+    opening in detail, elsewhere the smooth means. ``kept``: logit that is added to what is kept of the two pictures."""
     one, levels = np.float32(1), np.float32(127.5)
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
@@ -137,15 +149,15 @@ def _let_through(planes: np.ndarray, smooth: np.ndarray, gate: np.ndarray, stren
                 for c in range(5):
                     out[y, x, c] = 0
                 continue
-            g, near = np.float32(strength) * gate[y, x], smooth[y, x, 3]
+            g, near = np.float32(strength) * gate[y, x], smooth[y, x, _NEARNESS]
             square, k = planes[y // 2, x // 2], 2 * (y % 2) + x % 2
-            trust = one / (one + np.exp(-square[k]))
-            lost = near / (one + np.exp(square[4 + k] + np.float32(kept)))  # what is not kept leaves half the levels behind
-            out[y, x, 0] = g * (one - lost) * (one - trust)
-            out[y, x, 1] = g * ((one - lost) * trust - one)
+            trust = one / (one + np.exp(-square[_TRUST + k]))
+            lost = near / (one + np.exp(square[_KEPT + k] + np.float32(kept)))  # what is not kept leaves half the levels behind
+            out[y, x, _PLAIN] = g * (one - lost) * (one - trust)
+            out[y, x, _DRAWN] = g * ((one - lost) * trust - one)
             for c in range(3):
-                added = smooth[y, x, c] + near * (square[4 * (2 + c) + k] - smooth[y, x, c])
-                out[y, x, 2 + c] = levels * g * (added + lost)
+                added = smooth[y, x, c] + near * (square[_ADDED + _SQUARE * c + k] - smooth[y, x, c])
+                out[y, x, _LEVELS + c] = levels * g * (added + lost)
 
 
 @njit(cache=True, nogil=True)
@@ -173,5 +185,5 @@ def _mix(
                 continue
             for c in range(3):
                 own = np.float32(drawn[y, x, c])
-                new = own + value[0] * np.float32(plain[y, x, c]) + value[1] * own + value[2 + c]
+                new = own + value[_PLAIN] * np.float32(plain[y, x, c]) + value[_DRAWN] * own + value[_LEVELS + c]
                 drawn[y, x, c] = np.uint8(min(max(new + np.float32(0.5), np.float32(0)), np.float32(255)))

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Int16
 
 from vivavoce.animate import Animator, Settings
@@ -80,7 +79,7 @@ class LiveAvatar:
                 self._resampler = None
             self.stream.end_segment()
             return
-        sound = Audio(samples=torch.from_numpy(frame.samples.astype(np.float32) / 32768)[None], rate=frame.sample_rate)
+        sound = Audio.from_pcm16(frame.samples.astype("<i2").tobytes(), frame.sample_rate)
         if self._resampler is None or self._resampler.rate_in != frame.sample_rate:
             self._resampler = Resampler(frame.sample_rate, self.stream.rate)
         await self._push(self._resampler.push(sound))
@@ -129,8 +128,7 @@ class LiveAvatar:
 
 
 def _frames_of(live: LiveFrame, *, hushed: bool) -> list[VideoFrame | AudioFrame | AudioSegmentEnd]:
-    sound = live.sound.samples[0].numpy() * (not hushed)
-    samples = np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16)
+    samples = live.sound.to_pcm16() * (not hushed)
     return [
         VideoFrame(image=live.picture, seconds=live.seconds),
         AudioFrame(

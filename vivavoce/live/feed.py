@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,6 +12,8 @@ from vivavoce.live.scheduler import Running, Scheduler
 from vivavoce.live.stream import LiveFrame, LiveStream
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 WAITING_SECONDS = 1.0  # of frames that may wait for a slow consumer; then the oldest are dropped
 
@@ -81,8 +84,11 @@ class Feed(Generic[T]):
         return self._ready.popleft()
 
     async def close(self) -> None:
-        """Stop the stream; when this returns it is not stepped any more."""
-        if not self._closed:
-            self._closed = True
-            self._news.set()
-            await asyncio.to_thread(self._scheduler.remove, self.running)
+        """Stop the stream: no step of it begins after this returns, and none is under way unless it takes longer than
+        `Scheduler.remove` waits, which the log says. What such a step makes goes nowhere."""
+        if self._closed:
+            return
+        self._closed = True
+        self._news.set()
+        if not await asyncio.to_thread(self._scheduler.remove, self.running):
+            log.warning("a stream was closed while a frame of it was still being made")

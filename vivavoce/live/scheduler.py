@@ -76,18 +76,25 @@ class Task:
         return True
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Scheduler:
     """Steps streams by the clock. Each is stepped by one thread at a time; an error in one ends that one only."""
 
     def __init__(self, workers: int | None = None):
-        """``workers``: threads; by default one for each processor."""
+        """``workers``: threads; by default one for each processor. ValueError where that is none."""
+        count = processors() if workers is None else workers
+        if count < 1:
+            raise ValueError(f"a scheduler of {count} threads would never make a frame: give 1 or more")
         self._ready = threading.Condition()
         self._streams: list[Running] = []
         self._tasks: deque[Task] = deque()
         self._closed = False
         self._waited = 0.0  # when a step of what can wait was last begun
         self.totals = Tally()  # over all streams that there have been
-        count = workers or os.cpu_count() or 1
         self._threads = [threading.Thread(target=self._run, name=f"live-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -101,15 +108,16 @@ class Scheduler:
             self._ready.notify()
         return running
 
-    def remove(self, running: Running, timeout: float = 5.0) -> None:
-        """Stop stepping a stream; waits until the step that is under way has ended."""
+    def remove(self, running: Running, timeout: float = 5.0) -> bool:
+        """Stop stepping a stream. Waits for the step that is under way, but no longer than ``timeout`` seconds; whether it has
+        ended. If not, it is the last one, and what it makes is not delivered."""
         with self._ready:
             running.removed = True
             if running in self._streams:
                 self._streams.remove(running)
             if not running.stepping:
                 running.gone.set()
-        running.gone.wait(timeout)
+        return running.gone.wait(timeout)
 
     def hurry(self, running: Running) -> None:
         """Make a stream's next frame at once, unless it is already ahead of its clock."""

@@ -23,7 +23,7 @@ from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, Resampler
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 
-LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8000, 48000
+LOWEST_RATE_HZ, DEFAULT_RATE_HZ, HIGHEST_RATE_HZ = 8000, 24000, 48000
 CUSHION_SECONDS = 0.02  # of speech that is still coming are kept back, so that it does not run dry when a chunk is a little late
 _LEAST_SECONDS = 0.01  # of the timeline are heard at a time
 FORGOTTEN_SECONDS = 1.0  # a segment that runs dry for so long is over, even if nobody said so
@@ -104,10 +104,7 @@ class LiveStream:
         self.fps, self.rate, self.longest = settings.fps, rate, longest
         self.delay_seconds = animator.delay_seconds + CUSHION_SECONDS
         self.underruns = 0  # times that speech ran dry in the middle of a segment
-        self._session = animator.session(
-            reference, fps=settings.fps, seed=settings.seed, steps=settings.steps, guidance=settings.guidance,
-            controls=settings.controls,
-        )
+        self._session = animator.session(reference, settings)
         self.size = self._session.size
         self._lock = threading.Lock()  # of the next four, which `step` shares with whoever pushes
         self._segments: deque[_Segment] = deque()

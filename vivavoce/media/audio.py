@@ -13,7 +13,7 @@ import torch
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 from torch import Tensor
 
 from vivavoce.media.files import open_media
@@ -25,6 +25,7 @@ SILENCE_PEAK = 1e-3
 # A reader forgives a scratch, and no more than this share of packets.
 MAX_DAMAGED_SHARE = 0.05
 _CUT_SHORT_SECONDS = 0.25
+_PCM16 = 32768  # full scale of signed 16-bit samples
 # Zero crossings on each side and the window's shape: 80 dB of rejection, flat up to 84 % of the lower Nyquist frequency.
 _CROSSINGS = 32
 _KAISER_BETA = 8.0
@@ -73,7 +74,11 @@ class Audio:
         """Mono from little-endian signed 16-bit samples, as microphones and sockets deliver them."""
         if len(data) % 2:
             raise ValueError(f"16-bit samples take an even number of bytes, not {len(data)}: keep the odd one for the next chunk")
-        return Audio(samples=torch.from_numpy(np.frombuffer(data, dtype="<i2").astype(np.float32)[None] / 32768.0), rate=rate)
+        return Audio(samples=torch.from_numpy(np.frombuffer(data, dtype="<i2").astype(np.float32)[None] / _PCM16), rate=rate)
+
+    def to_pcm16(self) -> Int16[np.ndarray, " t"]:
+        """The mean of the channels as little-endian signed 16-bit samples; what is louder than full scale is clipped."""
+        return np.clip(np.round(self.mono().samples[0].numpy() * _PCM16), -_PCM16, _PCM16 - 1).astype("<i2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,12 @@ from vivavoce.latent.store import load_reference, save_reference
 from vivavoce.media.portrait import Portrait, TooManyPixels
 
 DEMO = "demo"
-DEMO_SIZE = 512
+DEMO_SIZE = 512  # px
+UNNAMED = "portrait"  # what an avatar without a name is called
 MOST_LARGER = 4  # times than what is rendered: larger pictures are made smaller, for looking for faces in them takes long
 _ID = re.compile(r"[0-9a-f]{24}")
+_PARTIAL = re.compile(r"[0-9a-f]{24}(\.npz)?\.part")
+_LONGEST_NAME = 80  # letters
 _IN_MEMORY = 8  # prepared portraits; the demonstration always stays
 
 
@@ -42,7 +45,8 @@ class Avatar:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """How a portrait is to be prepared."""
+    """How a portrait is to be prepared. ``size``: longest side, px, None for as large as suits it; ``crop``: head and shoulders
+    only, as a square; ``face``: which one, counted from 0, the largest first."""
 
     size: int | None = None
     crop: bool = True
@@ -55,8 +59,9 @@ class Avatars:
     def __init__(self, folder: Path, animator: Animator, limits: Limits):
         self._folder, self._animator, self._limits = folder, animator, limits
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"):  # by a machine that went down
-            left.unlink()
+        for left in folder.iterdir():  # by a machine that went down; what else lies here stays
+            if _PARTIAL.fullmatch(left.name) and left.is_file():
+                left.unlink()
         self._preparing = threading.RLock()
         self._lock = threading.Lock()  # of what is in memory; held for no longer than a look
         self._loaded: OrderedDict[str, Reference] = OrderedDict()
@@ -76,25 +81,28 @@ class Avatars:
         except ValueError as error:
             raise refused(error, "bad_image") from error
 
-    def register(self, picture: bytes, wanted: Wanted, name: str) -> Avatar:
-        """Prepare a picture and keep it; the same picture asked for in the same way is the same avatar."""
+    def register(self, picture: bytes, wanted: Wanted, name: str | None) -> tuple[Avatar, bool]:
+        """Prepare a picture and keep it; the avatar, and whether it is new. The same picture asked for in the same way is the
+        same avatar, which takes the name if one is given."""
         key = hashlib.sha256(picture + json.dumps(asdict(wanted)).encode()).hexdigest()[:24]
         with self._preparing:
             known = self._read(key)
             if known is not None:
-                return known
+                if name is not None and name[:_LONGEST_NAME] != known.name:
+                    known = replace(known, name=name[:_LONGEST_NAME])
+                    self._write(known)
+                return known, False
             if len(self.all()) > self._limits.avatars:
                 most = self._limits.avatars
                 raise Refusal(507, "too_many_avatars", f"this server keeps at most {most} avatars: delete one first")
             reference = self.prepare(picture, wanted)
             width, height = reference.size
-            avatar = Avatar(id=key, name=name[:80], width=width, height=height, created_at=int(time.time()))
+            called = (name or UNNAMED)[:_LONGEST_NAME]
+            avatar = Avatar(id=key, name=called, width=width, height=height, created_at=int(time.time()))
             save_reference(reference, self._folder / f"{key}.npz")
-            partial = self._folder / f"{key}.part"
-            partial.write_text(json.dumps(asdict(avatar)))
-            os.replace(partial, self._folder / f"{key}.json")  # with this file the avatar is there
+            self._write(avatar)  # with this file the avatar is there
         self._remember(key, reference)
-        return avatar
+        return avatar, True
 
     def all(self) -> list[Avatar]:
         """All of them, the demonstration first, then by age."""
@@ -153,6 +161,12 @@ class Avatars:
     def _demo(self) -> Avatar:
         side = min(DEMO_SIZE, self._limits.size)
         return Avatar(id=DEMO, name="Demonstration", width=side, height=side, created_at=0)
+
+    def _write(self, avatar: Avatar) -> None:
+        """Keep what is told of it; the file is complete at every moment."""
+        partial = self._folder / f"{avatar.id}.part"
+        partial.write_text(json.dumps(asdict(avatar)))
+        os.replace(partial, self._folder / f"{avatar.id}.json")
 
     def _read(self, key: str) -> Avatar | None:
         if not _ID.fullmatch(key):

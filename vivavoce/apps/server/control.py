@@ -18,7 +18,16 @@ class Control:
 
     def __init__(self, stream: LiveStream, controls: Controls, limits: Limits, interrupted: Callable[[], None]):
         self._stream, self._controls, self._limits, self._interrupted = stream, controls, limits, interrupted
-        self._interruptions = 0
+        self._interruptions, self._errors = 0, 0
+
+    def forgive(self, refusal: Refusal) -> dict[str, Any]:
+        """What the client is told of a message that made no sense. Another Refusal, which ends the session, once that was too
+        often; a full buffer does not count."""
+        self._errors += refusal.code != "buffer_full"
+        if self._errors > self._limits.errors:
+            said = f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
+            raise Refusal(429, "too_many_errors", said) from refusal
+        return complained(refusal)
 
     async def obey(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Do it; the answer, if there is one. Refusal where it makes no sense."""
@@ -76,6 +85,11 @@ def notice(mark: Mark) -> dict[str, Any]:
     """What a client is told of something that happens on the timeline."""
     told = {"segment": mark.segment, "time": round(mark.seconds, 6)}
     return {"type": "interrupted", **told} if mark.kind == "interrupted" else {"type": "segment", "state": mark.kind, **told}
+
+
+def complained(refusal: Refusal) -> dict[str, Any]:
+    """The message that says what was wrong."""
+    return {"type": "error", **refusal.body()["error"]}
 
 
 def parsed(text: str | bytes) -> dict[str, Any]:

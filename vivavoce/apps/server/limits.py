@@ -21,6 +21,7 @@ class Limits:
     upload_mib: float = 20.0  # of a request's body
     upload_seconds: float = 120.0  # until all of it has come
     message_mib: float = 1.0  # of a live message, but for the first
+    first_message_mib: float = 28.0  # of that: there may be a picture in it, as base64
     audio_seconds: float = 600.0  # of the speech of a video
     sync_seconds: float = 20.0  # the same where the client waits for it
     text_letters: int = 2000

@@ -15,20 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vivavoce.animate import DEFAULT_FPS, Animator, Controls, Settings
 from vivavoce.apps.server.avatars import DEMO, Avatars, Wanted
-from vivavoce.apps.server.control import Control, notice, parsed, read_controls
+from vivavoce.apps.server.control import Control, complained, notice, parsed, read_controls
+from vivavoce.apps.server.fields import complaint
 from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal, from_base64, refused
 from vivavoce.apps.server.media import JPEG, Encoder, FragmentedMp4, Packets, pictures_and_sound
 from vivavoce.apps.server.places import Places, Turns
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.feed import Feed, StreamBroken
 from vivavoce.live.scheduler import Scheduler
-from vivavoce.live.stream import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, BufferFull, LiveStream
+from vivavoce.live.stream import DEFAULT_RATE_HZ, HIGHEST_RATE_HZ, LOWEST_RATE_HZ, BufferFull, LiveStream
 from vivavoce.media.audio import Audio
 
 T = TypeVar("T")
 
 STATUS_SECONDS = 1.0
-FIRST_MESSAGE = 28 * MEBIBYTE  # there may be a picture in it
 RATE_STEP_HZ = 25  # rates that have hardly a divisor in common with the models' would take long to begin with
 CLOSE_CODES = {400: 4400, 401: 4401, 403: 4403, 404: 4400, 408: 4408, 413: 4413, 429: 4429, 503: 4503}
 
@@ -45,7 +45,8 @@ class Opening(BaseModel):
     image: str | None = None
     size: int | None = None
     crop: bool = True
-    audio_rate: int = Field(24000, ge=LOWEST_RATE_HZ, le=HIGHEST_RATE_HZ, multiple_of=RATE_STEP_HZ)
+    face: int | None = None
+    audio_rate: int = Field(DEFAULT_RATE_HZ, ge=LOWEST_RATE_HZ, le=HIGHEST_RATE_HZ, multiple_of=RATE_STEP_HZ)
     video: Literal["jpeg", "mp4"] = "jpeg"
     quality: int = Field(80, ge=1, le=95)
     fps: float = DEFAULT_FPS
@@ -58,14 +59,14 @@ class Opening(BaseModel):
         try:
             opening = cls.model_validate({key: value for key, value in message.items() if value is not None})
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = f"the field {str(first['loc'][0])[:40]!r}" if first["loc"] else "a field's name"
-            said = f"{where} of 'open' will not do, {first['msg'].lower()}: docs/protocol.md has the fields"
-            raise Refusal(400, "bad_open", said) from error
+            raise Refusal(400, "bad_open", f"{complaint(error)}: docs/protocol.md has the fields of 'open'") from error
         if opening.avatar is not None and opening.image is not None:
             raise Refusal(400, "bad_open", "both 'avatar' and 'image' were given: give one of them")
-        if opening.image is None and opening.model_fields_set & {"size", "crop"}:
-            raise Refusal(400, "bad_open", "'size' and 'crop' are for an 'image': a registered avatar has its size")
+        if opening.image is None and (idle := sorted(opening.model_fields_set & {"size", "crop", "face"})):
+            said = f"{idle[0]!r} is for an 'image', a registered avatar is prepared already: leave it out"
+            raise Refusal(400, "bad_open", said)
+        if opening.video == "mp4" and "quality" in opening.model_fields_set:
+            raise Refusal(400, "bad_open", "'quality' is that of JPEG pictures, and 'video' is 'mp4': leave it out")
         return opening
 
     def settings(self) -> Settings:
@@ -86,7 +87,6 @@ class LiveSocket:
         self._scheduler, self._turns, self._limits = scheduler, turns, limits
         self._sending = asyncio.Lock()
         self._odd = b""  # half a sample that waits for its other half
-        self._errors = 0
 
     async def serve(self, places: Places) -> None:
         """From the first message to the last."""
@@ -108,7 +108,7 @@ class LiveSocket:
     async def _opening(self) -> Opening:
         try:
             async with asyncio.timeout(self._limits.open_seconds):
-                message = await self._receive(FIRST_MESSAGE)
+                message = await self._receive(int(self._limits.first_message_mib * MEBIBYTE))
         except TimeoutError:
             raise Refusal(408, "timeout", f"no 'open' came within {self._limits.open_seconds:g} seconds: send it first") from None
         if not isinstance(message, dict) or message.get("type") != "open":
@@ -118,7 +118,7 @@ class LiveSocket:
     async def _reference(self, opening: Opening) -> Reference:
         if opening.image is None:
             return await asyncio.to_thread(self._avatars.reference, opening.avatar or DEMO)
-        image, wanted = opening.image, Wanted(size=opening.size, crop=opening.crop)
+        image, wanted = opening.image, Wanted(size=opening.size, crop=opening.crop, face=opening.face)
 
         def prepared() -> Reference:
             try:
@@ -133,8 +133,9 @@ class LiveSocket:
         stream = LiveStream(self._animator, reference, settings, rate=opening.audio_rate, longest=self._limits.buffered_seconds)
         whole = FragmentedMp4(stream.size, stream.fps, stream.rate) if opening.video == "mp4" else None
         encode: Encoder = whole or pictures_and_sound(opening.quality)
+        width, height = stream.size if whole is None else whole.size
         await self._send({
-            "type": "opened", "session": secrets.token_hex(8), "width": stream.size[0], "height": stream.size[1],
+            "type": "opened", "session": secrets.token_hex(8), "width": width, "height": height,
             "fps": stream.fps, "audio_rate": stream.rate, "delay_seconds": round(stream.delay_seconds, 3),
             "mime": JPEG if whole is None else whole.mime,
         })
@@ -143,8 +144,9 @@ class LiveSocket:
             control = Control(stream, settings.controls, self._limits, feed.clear)
             await self._until_one_ends(self._frames_out(feed), self._status_out(feed), self._messages_in(stream, control))
         except StreamBroken as error:
-            slow = whole is not None and feed.dropped
-            raise Refusal(408 if slow else 500, "too_slow" if slow else "internal", str(error)) from error
+            if whole is not None and feed.dropped:
+                raise Refusal(408, "too_slow", str(error)) from error
+            raise Refusal(500, "internal", str(error)) from error
         finally:
             await feed.close()
 
@@ -179,41 +181,38 @@ class LiveSocket:
             await self._send({
                 "type": "status", "buffered": round(stream.buffered_seconds, 3), "underruns": stream.underruns,
                 "left_out": feed.running.tally.left_out, "dropped": feed.dropped,
+                "lost": round(feed.running.tally.lost_seconds, 3),
             })
 
     async def _messages_in(self, stream: LiveStream, control: Control) -> None:
         saying: asyncio.Future[None] = asyncio.ensure_future(asyncio.sleep(0))  # a text that becomes speech
         try:
             while True:
-                message = await self._heed(self._receive(int(self._limits.message_mib * MEBIBYTE)))
+                message = await self._heed(control, self._receive(int(self._limits.message_mib * MEBIBYTE)))
                 kind = message.get("type") if isinstance(message, dict) else None
                 if kind == "close":
                     return
                 if isinstance(message, bytes) or kind in ("say", "end_of_segment"):
                     await saying  # what was said comes first; an interruption need not wait
                 if isinstance(message, bytes):
-                    await self._heed(self._hear(stream, message))
+                    await self._heed(control, self._hear(stream, message))
                 elif message is not None and kind == "say":
-                    saying = asyncio.ensure_future(self._heed(self._obey(control, message)))
+                    saying = asyncio.ensure_future(self._heed(control, self._obey(control, message)))
                 elif message is not None:
-                    await self._heed(self._obey(control, message))
+                    await self._heed(control, self._obey(control, message))
                 await asyncio.sleep(0)  # others have their turn even if this client floods us
         finally:
             saying.cancel()
             await asyncio.gather(saying, return_exceptions=True)
 
-    async def _heed(self, doing: Awaitable[T]) -> T | None:
+    async def _heed(self, control: Control, doing: Awaitable[T]) -> T | None:
         """What it gives; None where it makes no sense, of which the client is told, until that was too often."""
         try:
             return await doing
         except Refusal as refusal:
             if refusal.status != 400:
                 raise
-            self._errors += refusal.code != "buffer_full"
-            if self._errors > self._limits.errors:
-                said = f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
-                raise Refusal(429, "too_many_errors", said) from refusal
-            await self._send({"type": "error", **refusal.body()["error"]})
+            await self._send(control.forgive(refusal))
             return None
 
     async def _hear(self, stream: LiveStream, message: bytes) -> None:
@@ -262,7 +261,7 @@ class LiveSocket:
         """Say why, and close."""
         code = CLOSE_CODES.get(refusal.status, 4500)
         try:
-            await self._send({"type": "error", **refusal.body()["error"]})
+            await self._send(complained(refusal))
             await self._put(partial(self._socket.close, code, refusal.code))
         except WebSocketDisconnect:
             log.debug("a client had gone before it could be told %s", refusal.code)

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from vivavoce.apps.server.fragments import Sample, fragment, with_lengths
 from vivavoce.latent.space import Frame
 from vivavoce.live.stream import LiveFrame, Mark
-from vivavoce.media.audio import Audio, Resampler
+from vivavoce.media.audio import Resampler
 from vivavoce.media.soundtrack import aac_rate
 
 PICTURE, SOUND, PIECE = 1, 2, 3  # kinds of packets
@@ -46,9 +46,9 @@ def jpeg(picture: Frame, quality: int) -> bytes:
     return data.tobytes()
 
 
-def pcm16(sound: Audio) -> np.ndarray:
-    """Mono samples as signed 16-bit numbers, (n,)."""
-    return np.clip(np.round(sound.samples[0].numpy() * 32768), -32768, 32767).astype("<i2")
+def even(size: tuple[int, int]) -> tuple[int, int]:
+    """The largest (width, height) of even numbers within that one, px."""
+    return size[0] - size[0] % 2, size[1] - size[1] % 2
 
 
 def packet(kind: int, live: LiveFrame, seconds: float, payload: bytes) -> bytes:
@@ -61,7 +61,7 @@ def pictures_and_sound(quality: int) -> Encoder:
     """Each frame as a JPEG picture and its PCM sound."""
 
     def encode(live: LiveFrame) -> Packets:
-        sound = packet(SOUND, live, live.sound_seconds, pcm16(live.sound).tobytes())
+        sound = packet(SOUND, live, live.sound_seconds, live.sound.to_pcm16().tobytes())
         return Packets(messages=(packet(PICTURE, live, live.seconds, jpeg(live.picture, quality)), sound), marks=live.marks)
 
     return encode
@@ -81,10 +81,12 @@ class _Pipe:
 class FragmentedMp4:
     """Frames to an endless MP4 of a fragment for each: H.264 and AAC, for MediaSource. One per client.
 
-    Pictures fill the time without a gap: where frames were left out, the one before is shown again. ``mime``: of MediaSource.
+    Pictures fill the time without a gap: where frames were left out, the one before is shown again. ``size``: (width, height) of
+    what is encoded, px: halved colour wants even sides; ``mime``: of MediaSource.
     """
 
     def __init__(self, size: tuple[int, int], fps: float, rate: int):
+        """``size``: (width, height) of the frames, px; ``rate``: of their sound, Hz."""
         self._fps, self._rate = fps, aac_rate(rate)
         self._resampler = Resampler(rate, self._rate)
         pipe = _Pipe()
@@ -92,7 +94,8 @@ class FragmentedMp4:
         container = av.open(pipe, "w", format="mp4", options={"movflags": "empty_moov+default_base_moof"})
         video = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         assert isinstance(video, VideoStream)
-        video.width, video.height = (side - side % 2 for side in size)
+        self.size = even(size)
+        video.width, video.height = self.size
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = video.time_base = Fraction(1, 90000)
         video.options = {

@@ -30,6 +30,7 @@ class _Figures(Collector):
         yield CounterMetricFamily("vivavoce_frames", "Frames of live sessions made.", value=total.made)
         yield CounterMetricFamily("vivavoce_frames_late", "Those made more than a frame's time late.", value=total.late)
         yield CounterMetricFamily("vivavoce_frames_left_out", "Frames left out for want of time.", value=total.left_out)
+        yield CounterMetricFamily("vivavoce_lost_seconds", "Time given up as lost: sessions paused.", value=total.lost_seconds)
         yield CounterMetricFamily("vivavoce_busy_seconds", "Time spent on live frames.", value=total.busy_seconds)
 
 

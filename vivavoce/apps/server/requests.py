@@ -12,8 +12,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from vivavoce.animate import DEFAULT_FPS, Controls, Settings
+from vivavoce.animate import DEFAULT_FPS, HIGHEST_FPS, LOWEST_FPS, Controls, Settings
 from vivavoce.apps.server.avatars import DEMO, Wanted
+from vivavoce.apps.server.documents import OFFER
+from vivavoce.apps.server.fields import complaint
 from vivavoce.apps.server.limits import Refusal, from_base64, from_json, refused
 from vivavoce.apps.server.videos import Speech
 
@@ -43,6 +45,10 @@ class Body(BaseModel):
             content = {"multipart/form-data": {"schema": form, "examples": shown}, **content}
         return {"requestBody": {"required": True, "content": content}}
 
+    def given(self) -> set[str]:
+        """Names of the fields that the client sent with a value."""
+        return set(self.model_dump(exclude_unset=True, exclude_none=True))
+
 
 def _with_files(schema: dict[str, Any], how: str, **kind: str) -> dict[str, Any]:
     """The schema of a body whose files come like this."""
@@ -57,7 +63,7 @@ def _with_files(schema: dict[str, Any], how: str, **kind: str) -> dict[str, Any]
 class Moving(Body):
     """Fields of whatever moves."""
 
-    fps: float = Field(DEFAULT_FPS, description="Frames per second, 10 to 60.")
+    fps: float = Field(DEFAULT_FPS, description=f"Frames per second, {LOWEST_FPS:.0f} to {HIGHEST_FPS:.0f}.")
     seed: int = Field(0, description="Number of the take; equal requests with equal seeds give equal frames.")
     expression: float = Field(1.0, description="Strength of cheeks, brows and eyelids, 0 to 3.")
     head: float = Field(1.0, description="Strength of the head's movement, 0 to 3.")
@@ -77,15 +83,16 @@ class Pictured(Body):
     """Fields of whatever prepares a picture."""
 
     image_reference: bytes | str | None = Field(None, description="The picture: PNG, JPEG, WebP, BMP or TIFF.")
-    size: int | None = Field(None, description="Longest side of the frames, pixels.", examples=[512])
-    crop: bool = Field(True, description="Cut out head and shoulders as a square.")
-    face: int | None = Field(None, description="Which face moves, counted from 0, the largest first.")
+    size: int | None = Field(None, description="Of image_reference: longest side of the frames, pixels.", examples=[512])
+    crop: bool = Field(True, description="Of image_reference: cut out head and shoulders as a square.")
+    face: int | None = Field(None, description="Of image_reference: which face moves, counted from 0, the largest first.")
 
     def picture(self) -> bytes:
         """The file; Refusal where there is none."""
         return _file(self.image_reference, "image_reference")
 
     def wanted(self) -> Wanted:
+        """How the picture is to be prepared."""
         return Wanted(size=self.size, crop=self.crop, face=self.face)
 
 
@@ -97,7 +104,9 @@ class AvatarRequest(Pictured):
         "a small picture as it is": {"image_reference": "<file>", "size": 256, "crop": False},
     }
 
-    name: str | None = Field(None, description="What to call it in lists.", max_length=200, examples=["Ada"])
+    name: str | None = Field(
+        None, description="What to call it in lists; a known picture takes this name.", max_length=200, examples=["Ada"]
+    )
 
 
 class VideoRequest(Pictured, Moving):
@@ -115,13 +124,18 @@ class VideoRequest(Pictured, Moving):
     voice: str = Field("en", description="eSpeak NG's voice for text.", max_length=40)
 
     def pictured(self) -> bool:
-        """Whether it brings a picture of its own; Refusal where it has a registered portrait too."""
+        """Whether it brings a picture of its own; Refusal where it has a registered portrait too, or says how to prepare none."""
         if self.avatar_id is not None and self.image_reference is not None:
             raise Refusal(400, "bad_request", "both avatar_id and image_reference were given: give one of them")
+        if self.image_reference is None and (idle := sorted(self.given() & {"size", "crop", "face"})):
+            said = f"{idle[0]} is for an image_reference, a registered portrait is prepared already: leave it out"
+            raise Refusal(400, "bad_request", said)
         return self.image_reference is not None
 
     def speech(self) -> Speech:
-        """Refusal unless it is one of the two."""
+        """Refusal unless it is one of the two, or where a voice has no text."""
+        if self.text is None and "voice" in self.given():
+            raise Refusal(400, "bad_request", "voice is for a text, and none was given: leave it out")
         if (self.audio_reference is None) == (self.text is None):
             raise Refusal(400, "bad_request", "give either audio_reference (a sound file) or text, not both and not neither")
         sound = None if self.audio_reference is None else _file(self.audio_reference, "audio_reference")
@@ -131,9 +145,9 @@ class VideoRequest(Pictured, Moving):
 class OfferRequest(Moving):
     """A WebRTC offer."""
 
-    examples = {"a browser's": {"sdp": "v=0\r\n...", "avatar": DEMO}}
+    examples = {"one that may be answered, from a client that nobody reaches": {"sdp": OFFER, "avatar": DEMO}}
 
-    sdp: str = Field(description="The session description of the client.", max_length=200_000)
+    sdp: str = Field(description="The session description of the client, with all its candidates.", max_length=200_000)
     type: Literal["offer"] = "offer"
     avatar: str | None = Field(None, description="A registered portrait; without it, the demonstration.", examples=["demo"])
 
@@ -156,9 +170,7 @@ def _checked(values: dict[str, Any], kind: type[R]) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = f"the field {str(first['loc'][0])[:40]!r}" if first["loc"] else "a field's name"
-        raise Refusal(422, "bad_field", f"{where} will not do, {first['msg'].lower()}: /docs has all fields") from error
+        raise Refusal(422, "bad_field", f"{complaint(error)}: /docs has all fields") from error
 
 
 def _from_json(body: bytes) -> dict[str, Any]:

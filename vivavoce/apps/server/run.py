@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import webbrowser
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +17,11 @@ import torch
 import uvicorn
 
 from vivavoce.animate import Animator
-from vivavoce.apps.server.app import Access, create_app
+from vivavoce.apps.server.access import Access
+from vivavoce.apps.server.app import create_app
+from vivavoce.apps.server.folder import held
 from vivavoce.apps.server.limits import MEBIBYTE, Limits
+from vivavoce.live.scheduler import processors
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,26 +29,28 @@ if TYPE_CHECKING:
     from vivavoce.apps.cli import Serving
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_FIRST_MESSAGE_MIB = 28.0  # of a live session: a picture in base64
 
 
 def serve(serving: Serving, *, browser: bool) -> None:
-    """Until Ctrl-C. ValueError or OSError where it cannot be begun."""
+    """Until Ctrl-C. ValueError or OSError where it cannot be begun, before anything large is loaded."""
     token = serving.token or os.environ.get("VIVAVOCE_TOKEN") or None
-    limits = replace(Limits(), sessions=serving.sessions or os.cpu_count() or 1)
-    listening = listen(serving.host, serving.port)
-    with listening:
+    access = Access(token=token, origins=serving.origin)
+    limits = replace(Limits(), sessions=processors() if serving.sessions is None else serving.sessions)
+    with held(serving.folder or Path.home() / ".cache" / "vivavoce") as folder, listen(serving.host, serving.port) as listening:
         url = address(serving.host, listening.getsockname()[1])
-        print(f"loading the models; then {url} is the page, and {url}/docs the interface", flush=True)
         if token is None and serving.host not in LOOPBACK:
             print("warning: others can reach this server, and it wants no token: give --token SECRET", flush=True)
-        folder = serving.folder or Path.home() / ".cache" / "vivavoce"
-        app = create_app(
-            load(), folder, limits=limits, access=Access(token=token, origins=serving.origin), workers=serving.workers
-        )
-        if browser:
-            webbrowser.open(f"{url}/?token={token}" if token else url)
-        server(app).run(sockets=[listening])
+        print("loading the models", flush=True)
+        app = create_app(load(), folder, limits=limits, access=access, workers=serving.workers)
+
+        def ready() -> None:
+            print(f"ready: {url} is the page, and {url}/docs the interface; Ctrl-C ends it", flush=True)
+            if browser:
+                shown = f"{url}/?token={token}" if token else url
+                # Some browsers run in the terminal, and would hold up the server.
+                threading.Thread(target=webbrowser.open, args=(shown,), daemon=True).start()
+
+        server(app, limits=limits, ready=ready).run(sockets=[listening])
 
 
 def load() -> Animator:
@@ -53,18 +60,32 @@ def load() -> Animator:
     return Animator.load()
 
 
-def server(app: FastAPI) -> uvicorn.Server:
-    """The application in uvicorn, whose own limits are a little wider than ours."""
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it answers requests."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def server(app: FastAPI, *, limits: Limits | None = None, ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """The application in uvicorn, whose own limits are a little wider than ours. ``ready``: called once it answers requests."""
     logging.getLogger("aioice").setLevel(logging.WARNING)
+    longest = int(((limits or Limits()).first_message_mib + 1) * MEBIBYTE)
     config = uvicorn.Config(
-        app, log_level="warning", ws="websockets-sansio", ws_max_size=int((_FIRST_MESSAGE_MIB + 1) * MEBIBYTE), ws_max_queue=64,
-        ws_per_message_deflate=False, timeout_graceful_shutdown=3, server_header=False,
+        app, log_level="warning", ws="websockets-sansio", ws_max_size=longest, ws_max_queue=64, ws_per_message_deflate=False,
+        timeout_graceful_shutdown=3, server_header=False,
     )
-    return uvicorn.Server(config)
+    return _Server(config, ready)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; OSError in a sentence where that can't be."""
+    """A socket that listens there; ValueError in a sentence where that can't be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

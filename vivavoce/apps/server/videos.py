@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
@@ -25,13 +26,15 @@ from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 MODEL = "vivavoce"
 STEP_SECONDS = 0.2  # of sound are heard at a time, so that no step of a job takes long
+_OURS = re.compile(r"video_[0-9a-f]{24}\.mp4|[0-9a-f]{24}\.sound|\.vivavoce-[0-9a-f]{16}\.part\.mp4")  # names that are given here
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class Video:
-    """A job. ``progress``: percent; times are Unix seconds."""
+    """A job. ``seconds``: of speech; ``progress``: percent; times are Unix seconds; ``width``, ``height``: of the video, px, once
+    they are known; ``refusal``: why it failed."""
 
     id: str
     seconds: float
@@ -41,7 +44,7 @@ class Video:
     completed_at: int | None = None
     width: int | None = None
     height: int | None = None
-    error: dict[str, str] | None = None
+    refusal: Refusal | None = None
     task: Task | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -51,7 +54,7 @@ class Video:
         return {
             "id": self.id, "object": "video", "model": MODEL, "status": self.status, "progress": self.progress,
             "created_at": self.created_at, "completed_at": self.completed_at, "seconds": f"{self.seconds:.2f}", "size": size,
-            "error": self.error,
+            "error": None if self.refusal is None else self.refusal.body()["error"],
         }
 
 
@@ -65,14 +68,15 @@ class Speech:
 
 
 class Videos:
-    """The jobs of a server, in memory; their results in a folder. Methods may be called from any thread; `create` decodes the
-    sound and belongs into one."""
+    """The jobs of a server, in memory; their results in a folder, for as long as the server runs. Methods may be called from any
+    thread; `create` decodes the sound and belongs into one."""
 
     def __init__(self, folder: Path, animator: Animator, scheduler: Scheduler, limits: Limits):
         self._folder, self._animator, self._scheduler, self._limits = folder, animator, scheduler, limits
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more
-            left.unlink()
+        for left in folder.iterdir():  # results of an earlier server, whose ids nobody knows any more; what else lies here stays
+            if _OURS.fullmatch(left.name) and left.is_file():
+                left.unlink()
         self._lock = threading.RLock()
         self._videos: OrderedDict[str, Video] = OrderedDict()
 
@@ -117,11 +121,14 @@ class Videos:
     def result(self, key: str) -> Path:
         """The file; Refusal where it is not there, or will not be."""
         video = self.get(key)
-        if video.error is not None:
-            raise Refusal(500 if video.error["code"] == "internal" else 422, **video.error)
+        if video.refusal is not None:
+            raise video.refusal.with_traceback(None)
         if video.status != "completed":
             raise Refusal(409, "not_ready", f"the video is {video.status}: its content is there once it is completed")
-        return self._file(video)
+        file = self._file(video)
+        if not file.is_file():
+            raise Refusal(404, "no_such_video", "the video's file is gone from the server's folder: have it made again")
+        return file
 
     def remove(self, key: str) -> Video:
         """Stop the job, if it is not over, and delete what it made."""
@@ -173,7 +180,7 @@ class Videos:
         try:
             return _seconds(source, longest), source
         except (ValueError, OSError) as error:
-            raise Refusal(400, "bad_audio", " ".join(str(error).replace(str(file), "the sound").split())) from error
+            raise refused(ValueError(_nameless(str(error), file, "the sound")), "bad_audio") from error
 
     def _make(
         self, video: Video, reference: Callable[[], Reference], source: Audio | Path, settings: Settings
@@ -184,10 +191,7 @@ class Videos:
         prepared = reference()
         video.width, video.height = prepared.size
         yield
-        session = self._animator.session(
-            prepared, fps=settings.fps, seed=settings.seed, steps=settings.steps, guidance=settings.guidance,
-            controls=settings.controls,
-        )
+        session = self._animator.session(prepared, settings)
         total = max(1, round(video.seconds * settings.fps))
         with VideoWriter(self._file(video), fps=settings.fps, size=prepared.size, sound=source, overwrite=True) as writer:
             for done, frame in enumerate(session.speak(_blocks(source)), 1):
@@ -203,8 +207,7 @@ class Videos:
         elif isinstance(error, CancelledError):
             video.status = "cancelled"
         else:
-            said = self._explained(video, error, sound)
-            video.status, video.error = "failed", {"code": said.code, "message": said.message}
+            video.status, video.refusal = "failed", self._explained(video, error, sound)
         video.completed_at = int(time.time())
         video.ended.set()
         with self._lock:
@@ -215,10 +218,15 @@ class Videos:
         if isinstance(error, Refusal):
             return error
         if isinstance(error, ValueError):
-            said = str(error).replace(str(sound), "the sound").replace(str(self._file(video)), "the video")
-            return refused(ValueError(said), "bad_input")
+            said = _nameless(_nameless(str(error), sound, "the sound"), self._file(video), "the video")
+            return refused(ValueError(said), "bad_input", 422)
         log.error("a video could not be made", exc_info=error)
         return Refusal(500, "internal", "the video could not be made by a mistake of the server: its log has it")
+
+
+def _nameless(said: str, file: Path, what: str) -> str:
+    """A sentence about a file of ours, whose name is nobody's business."""
+    return said.replace(f"{what} {file}", what).replace(str(file), what)
 
 
 def _blocks(source: Audio | Path) -> Iterator[Audio]:

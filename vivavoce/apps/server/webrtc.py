@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription, RTCTransportStats
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import SessionDescription
@@ -23,9 +22,9 @@ from av.video.frame import VideoFrame
 from jaxtyping import Int16
 
 from vivavoce.animate import Animator, Settings
-from vivavoce.apps.server.control import Control, notice, parsed
+from vivavoce.apps.server.control import Control, complained, notice, parsed
 from vivavoce.apps.server.limits import MEBIBYTE, Limits, Refusal
-from vivavoce.apps.server.media import pcm16
+from vivavoce.apps.server.media import even
 from vivavoce.apps.server.places import Places
 from vivavoce.latent.motion_space import Reference
 from vivavoce.live.feed import Feed, StreamBroken
@@ -71,11 +70,11 @@ class _Packer:
         self._rest, self._sent = np.zeros(0, np.int16), 0
 
     def __call__(self, live: LiveFrame) -> _Media:
-        height, width = (side - side % 2 for side in live.picture.shape[:2])  # halved colour wants even sides
+        width, height = even((live.picture.shape[1], live.picture.shape[0]))  # halved colour wants even sides
         rgb = VideoFrame.from_ndarray(np.ascontiguousarray(live.picture[:height, :width]), format="rgb24")
         picture = rgb.reformat(format="yuv420p")
         picture.pts, picture.time_base = round(live.seconds / _CLOCK), _CLOCK
-        return _Media(seconds=live.seconds, picture=picture, sounds=tuple(self._packets(pcm16(live.sound))), marks=live.marks)
+        return _Media(seconds=live.seconds, picture=picture, sounds=tuple(self._packets(live.sound.to_pcm16())), marks=live.marks)
 
     def _packets(self, samples: Int16[np.ndarray, " n"]) -> list[AudioFrame]:
         whole, packets = np.concatenate([self._rest, samples]), []
@@ -140,14 +139,15 @@ class Ear:
 
     def hear(self, samples: Int16[np.ndarray, " n"]) -> None:
         """The next of the track, a packet at a time."""
-        sound = samples.astype(np.float32) / 32768
+        heard = Audio.from_pcm16(samples.astype("<i2").tobytes(), RATE_HZ)
+        sound = heard.samples[0].numpy()
         loud = np.flatnonzero(np.abs(sound) > SILENCE_PEAK)
         self._quiet = len(sound) - 1 - int(loud[-1]) if len(loud) else self._quiet + len(sound)
         if self._quiet - len(sound) >= HUSH_SECONDS * RATE_HZ:
             return
         if self._stream.buffered_seconds < LAG_SECONDS:
             try:
-                self._stream.push(Audio(samples=torch.from_numpy(sound)[None], rate=RATE_HZ))
+                self._stream.push(heard)
             except BufferFull as error:
                 log.debug("a WebRTC track was not heard: %s", error)
         if self._quiet >= HUSH_SECONDS * RATE_HZ:
@@ -217,7 +217,6 @@ class _Peer:
         self._microphone: MediaStreamTrack | None = None
         self._channel: RTCDataChannel | None = None
         self._messages: asyncio.Queue[str | bytes] = asyncio.Queue(_MESSAGES)
-        self._errors = 0
         self.connection.addTransceiver(self._video, "sendonly")  # or a client's camera would be decoded for nobody
         self.connection.addTransceiver(self._audio, "sendrecv")
         self.connection.on("track", self._meet)
@@ -346,30 +345,27 @@ class _Peer:
         try:
             self._messages.put_nowait(message)
         except asyncio.QueueFull:
-            self._refuse(Refusal(429, "buffer_full", f"{_MESSAGES} messages wait to be obeyed: send them more slowly"))
+            said = f"{_MESSAGES} messages wait to be obeyed: send them more slowly"
+            self._tell(complained(Refusal(429, "buffer_full", said)))
 
     async def _obey(self) -> None:
-        """Messages, in their order."""
-        while self._errors <= self._limits.errors:
-            try:
-                message = parsed(await self._messages.get())
-                if message.get("type") == "close":
-                    self.end()
-                elif (answer := await self._control.obey(message)) is not None:
-                    self._tell(answer)
-            except Refusal as refusal:
-                self._errors += refusal.code != "buffer_full"
-                self._refuse(refusal)
-        await self._farewell(Refusal(
-            429, "too_many_errors", f"more than {self._limits.errors} messages made no sense: read docs/protocol.md"
-        ))
-
-    def _refuse(self, refusal: Refusal) -> None:
-        self._tell({"type": "error", **refusal.body()["error"]})
+        """Messages, in their order, until too many of them made no sense."""
+        try:
+            while True:
+                try:
+                    message = parsed(await self._messages.get())
+                    if message.get("type") == "close":
+                        self.end()
+                    elif (answer := await self._control.obey(message)) is not None:
+                        self._tell(answer)
+                except Refusal as refusal:
+                    self._tell(self._control.forgive(refusal))
+        except Refusal as last:
+            await self._farewell(last)
 
     async def _farewell(self, refusal: Refusal) -> None:
         """Say why, and end."""
-        self._refuse(refusal)
+        self._tell(complained(refusal))
         for _ in range(50):
             if self._channel is not None and self._channel.bufferedAmount:
                 await asyncio.sleep(0.02)
