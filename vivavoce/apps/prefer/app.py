@@ -11,13 +11,14 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from vivavoce.apps.prefer.trials import Ballot, clip_file
-from vivavoce.apps.server.app import POLICY, Access, BodyLimit
+from vivavoce.apps.server.access import Access
+from vivavoce.apps.server.body import BodyLimit
 from vivavoce.apps.server.limits import Limits, Refusal
+from vivavoce.apps.server.pages import HEADERS
 from vivavoce.train.preferences import ANSWERS, CRITERIA
 
 PAGE = Path(str(resources.files("vivavoce.apps.prefer") / "page"))
 _BODY_MIB = 0.01
-_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
 
 def create_app(ballot: Ballot, clips: Path) -> FastAPI:
@@ -63,13 +64,13 @@ def create_app(ballot: Ballot, clips: Path) -> FastAPI:
 
     @app.get("/", response_class=FileResponse, dependencies=guarded)
     def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=_HEADERS)
+        return FileResponse(PAGE / "index.html", headers=HEADERS)
 
     @app.get("/page/{name}", response_class=FileResponse, dependencies=guarded)
     def page_file(name: str) -> FileResponse:
         if name not in {file.name for file in PAGE.iterdir()}:
             raise Refusal(404, "not_found", "the page has no such file")
-        return FileResponse(PAGE / name, headers=_HEADERS)
+        return FileResponse(PAGE / name, headers=HEADERS)
 
     return app
 

@@ -15,7 +15,7 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; style-src 'self'; "
     "script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 _READ = ["GET", "HEAD"]
 
 
@@ -25,16 +25,16 @@ def page_routes() -> APIRouter:
 
     @router.api_route("/", methods=_READ, response_class=FileResponse)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=_HEADERS)
+        return FileResponse(PAGE / "index.html", headers=HEADERS)
 
     @router.api_route("/docs", methods=_READ, response_class=FileResponse)
     async def docs() -> FileResponse:
-        return FileResponse(PAGE / "docs.html", headers=_HEADERS)
+        return FileResponse(PAGE / "docs.html", headers=HEADERS)
 
     @router.api_route("/page/{name}", methods=_READ, response_class=FileResponse)
     async def page_file(name: str) -> FileResponse:
         if name not in {file.name for file in PAGE.iterdir()}:
             raise Refusal(404, "not_found", "the page has no such file")
-        return FileResponse(PAGE / name, headers=_HEADERS)
+        return FileResponse(PAGE / name, headers=HEADERS)
 
     return router
