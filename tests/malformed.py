@@ -286,7 +286,7 @@ TEXTS = (
 def openings() -> Iterator[str]:
     chance = random.Random(6)
     names = (
-        "avatar", "image", "size", "crop", "audio_rate", "video", "quality", "fps", "seed", "controls", "", "__class__",
+        "avatar", "image", "size", "crop", "face", "audio_rate", "video", "quality", "fps", "seed", "controls", "", "__class__",
         "x" * 1000,
     )
     for _ in range(70):

@@ -47,7 +47,7 @@ from vivavoce.train.baselines import (
 )
 from vivavoce.train.data import Clip, Example
 from vivavoce.train.standing import BASELINES, CEILING, OURS, merit, order_lines, ordering, tells_sync
-from vivavoce.train.takes import Take, TakeConfig, chosen, drawn, keep_to, recorded_motion, spoken_motion, write
+from vivavoce.train.takes import Take, TakeConfig, chosen, drawn, fingerprint, keep_to, recorded_motion, spoken_motion, write
 
 BANDS = 80
 SPEC = SpeechSpec(
@@ -331,6 +331,16 @@ def test_a_folder_belongs_to_one_setting(tmp_path: Path) -> None:
     for config, weights in ((TakeConfig(seconds=5), "w"), (TakeConfig(), "other")):
         with pytest.raises(ValueError, match="another setting"):
             keep_to(folder, config, weights)
+
+
+def test_a_judges_weights_are_not_the_engines(tmp_path: Path) -> None:
+    for name in ("face", "motion", "phonetic", "renderer"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    before = fingerprint(tmp_path)
+    (tmp_path / "sync.safetensors").write_bytes(b"judge")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "motion.safetensors").write_bytes(b"other")
+    assert fingerprint(tmp_path) != before
 
 
 @pytest.mark.parametrize("bench", ["baselines", "metrics"])

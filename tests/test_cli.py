@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vivavoce.animate import Animator, Controls, Settings
-from vivavoce.apps import cli, commands
+from vivavoce.apps import cli, commands, options
 from vivavoce.apps.errors import explain
 from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
@@ -174,8 +174,39 @@ def test_a_folder_without_permission_is_refused(folder: Path, capsys: pytest.Cap
 def test_wrong_options_exit_with_2(folder: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
     before = _contents(folder)
     assert cli.main(line.split()) == 2
-    assert capsys.readouterr().err.strip()
+    assert re.fullmatch(r"vivavoce: [^\n]{15,200}\n", capsys.readouterr().err)
     assert _contents(folder) == before
+
+
+BOX = """╭─ Value error ──────────╮
+│ Error parsing --fps: could not convert string to float: 'x' │
+│ ─────────────────────── │
+│ Argument helptext:      │
+│     --fps 10-60         │
+│     Frames per second of the video. (default: 25.0) │
+╰─────────────────────────╯"""
+LINES = {
+    "animate face.png speech.wav --fps x -o x.mp4": "--fps cannot be 'x': frames per second of the video (default: 25.0)",
+    "animate speech.wav": "vivavoce animate lacks -o OUT.mp4: run it with --help to see what it needs",
+    "animate": "vivavoce animate lacks PORTRAIT, -o OUT.mp4: run it with --help to see what it needs",
+    "demo more --fast": "nothing takes 'more', '--fast' here: run the command with --help to see what there is",
+    "animate a.png --size big -o x.mp4": "--size cannot be 'big': longer side of the video (default: the picture's own,",
+    "train post data -o run --objective luck": "--objective cannot be 'luck': give 'sft', 'ladder_dpo', 'forward_process'",
+    "animate a.png -o": "-o has no value: give one behind it", "train": "no command was given: there are face, corpus",
+}
+
+
+@pytest.mark.parametrize(("line", "says"), LINES.items())
+def test_wrong_options_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str], line: str, says: str) -> None:
+    assert cli.main(line.split()) == 2
+    assert capsys.readouterr().err.removeprefix("vivavoce: ").startswith(says)
+
+
+@pytest.mark.parametrize("drawn", [
+    BOX, BOX.replace("│", "\x1b[31m│\x1b[0m"), BOX.translate(str.maketrans("│╭╮╰╯─", "     -")).replace("--  ", "  "),
+])
+def test_a_box_is_read_however_it_is_drawn(drawn: str) -> None:
+    assert options.mistake(drawn) == "--fps cannot be 'x': frames per second of the video (default: 25.0)"
 
 
 @pytest.mark.parametrize("output", ["new.mp4", "old.mp4"])

@@ -29,7 +29,8 @@ def _package(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def _broken_package(monkeypatch: pytest.MonkeyPatch) -> str:
     def refuse(name: str) -> None:
-        raise ImportError(f"{name} is broken")
+        if name == "numba":
+            raise ImportError(f"{name} is broken")
 
     monkeypatch.setattr(doctor, "import_module", refuse)
     return "is broken"
@@ -74,7 +75,19 @@ def test_an_extra_that_is_not_installed_is_no_fault(monkeypatch: pytest.MonkeyPa
     assert "[test] would enable" in capsys.readouterr().out
 
 
+def test_each_package_is_named_once_and_ok_if_it_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    test, train = 'extra == "test"', 'extra == "train"'
+    lines = ["numpy", f"pytest>=8; {test}", f"httpx; {test}", f"httpx>=1; {train}", f"nowhere; {train}"]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    findings = [doctor._package(*each) for each in doctor._requirements()]
+    found = {finding.what.removeprefix("package "): finding for finding in findings}
+    assert len(found) == len(findings)
+    assert list(found) == ["numpy", "pytest", "httpx", "nowhere"]
+    assert [finding.good for finding in found.values()] == [True, True, True, None]
+    assert "[test], [train]" in found["httpx"].found and "[train] would enable" in found["nowhere"].found
+
+
 def test_every_extra_of_the_project_has_a_purpose() -> None:
     """The doctor knows what each declared extra is for."""
-    declared = {extra for _, extra in doctor._requirements() if extra}
+    declared = {extra for _, extras in doctor._requirements() for extra in extras}
     assert declared <= set(doctor.EXTRAS)

@@ -91,7 +91,7 @@ class Watched:
         """The next valid requests."""
         http = self.served.http
         assert http.get("/v1/avatars/demo").json()["id"] == "demo"
-        assert http.post("/v1/avatars", json=GOOD_AVATAR).status_code == 201
+        assert http.post("/v1/avatars", json=GOOD_AVATAR).status_code == 200
         assert http.post("/v1/videos/sync", json={"text": "Hi"}).status_code == 200
         with Live(self.served.port) as client:
             client.open(avatar="demo", audio_rate=RATE)

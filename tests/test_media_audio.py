@@ -123,6 +123,10 @@ def test_pcm16_is_the_wire_form() -> None:
     assert torch.equal(Audio.from_pcm16(struct.pack("<3h", -32768, 0, 16384), 8000).samples, torch.tensor([[-1.0, 0.0, 0.5]]))
     with pytest.raises(ValueError, match="not 3"):
         Audio.from_pcm16(b"abc", 8000)
+    chance = np.random.default_rng(0).integers(-32768, 32768, 999).astype("<i2")
+    np.testing.assert_array_equal(Audio.from_pcm16(chance.tobytes(), 8000).to_pcm16(), chance)
+    loud = Audio(samples=torch.tensor([[2.0, -2.0, 1.0, 0.25], [2.0, -2.0, 1.0, 0.75]]), rate=8000)
+    assert loud.to_pcm16().tolist() == [32767, -32768, 32767, 16384]
 
 
 def test_mono_is_the_mean() -> None:

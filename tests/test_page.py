@@ -162,7 +162,7 @@ def page(browser: Browser, live_server_url: str, wire: Wire) -> Iterator[Page]:
 
 @contextmanager
 def opened(browser: Browser, url: str, wire: Wire, **how) -> Generator[Page, None, None]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, **how)
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **how})
     context.set_default_timeout(PATIENCE_MS)
     context.add_init_script(LISTEN)
     page = context.new_page()
@@ -457,6 +457,92 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, live_server_url: str, w
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+PHONE = {"has_touch": True, "is_mobile": True, "device_scale_factor": 2, "viewport": {"width": 320, "height": 640}}
+
+
+def test_a_small_phone_shows_all_of_it_and_a_thumb_can_press_it(browser: Browser, live_server_url: str, wire: Wire):
+    with opened(browser, live_server_url, wire, **PHONE) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.evaluate("matchMedia('(pointer: coarse)').matches")
+        sizes = page.evaluate("""() => [...document.querySelectorAll("button, select, label.button, .slider input, .check label")]
+            .filter((each) => each.checkVisibility()).map((each) => [each.outerHTML.slice(0, 60), each.offsetHeight])""")
+        assert len(sizes) > 12 and [small for small in sizes if small[1] < 40] == []
+        assert page.evaluate("(({ offsetHeight, style }) => offsetHeight)(document.querySelector('#own-voice'))") >= 24
+        # What is in a button stands on one line, within it; the two ways to lend a voice side by side.
+        spilt = page.evaluate("""() => [...document.querySelectorAll("button, label.button, select")]
+            .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 1)
+            .map((each) => each.outerHTML.slice(0, 60))""")
+        assert spilt == []
+        one, other = (page.locator(each).bounding_box() for each in ("#microphone", "label.button"))
+        assert one is not None and other is not None
+        assert one["y"] == other["y"] and one["height"] == other["height"] < 50
+        language = page.locator("#voice").bounding_box()
+        assert language is not None and language["x"] > 0 and language["x"] + language["width"] <= 320
+        page.locator("#voice").select_option("cmn")
+        words = page.evaluate("""() => {
+            const brush = document.createElement("canvas").getContext("2d");
+            const select = document.querySelector("#voice");
+            brush.font = getComputedStyle(select).font;
+            return [...select.options].map((each) => brush.measureText(each.text).width);
+        }""")
+        assert max(words) + 30 < language["width"]  # the longest language, and the arrow beside it
+
+
+def test_portraits_of_one_name_are_numbered(page: Page, astronaut: Portrait):
+    for side in (300, 310):
+        picture = Portrait(image=np.ascontiguousarray(astronaut.image[:side, 80 : 80 + side]), name="astronaut")
+        drop(page, "portrait.jpg", "image/jpeg", jpeg(picture))
+        told(page, "Ready")
+        page.wait_for_function("(count) => document.querySelectorAll('#portraits button').length >= count", arg=2 + (side == 310))
+    names = [button.get_attribute("aria-label") for button in page.locator("#portraits button").all()]
+    assert "portrait 1" in names and "portrait 2" in names and "portrait" not in names
+    for _ in range(2):
+        page.get_by_role("button", name="portrait 1").or_(page.get_by_role("button", name="portrait", exact=True)).click()
+        page.get_by_role("button", name="Remove this portrait").click()
+        page.get_by_role("button", name="Demonstration", pressed=True).wait_for()
+
+
+def test_the_interface_is_read_and_tried_without_any_other_host(page: Page, wire: Wire, live_server_url: str):
+    page.goto(f"{live_server_url}/docs")
+    page.locator("details").first.wait_for()
+    document = page.request.get(f"{live_server_url}/openapi.json").json()
+    shown = page.evaluate("""() => [...document.querySelectorAll("summary")]
+        .map((each) => [each.querySelector(".verb").textContent.toLowerCase(), each.querySelector(".path").textContent])""")
+    assert shown == [[verb, path] for path, verbs in document["paths"].items() for verb in verbs]
+
+    def route(verb: str, path: str):
+        return page.locator("details").nth(shown.index([verb, path]))
+
+    # By keyboard alone: a route is opened, filled in and sent.
+    text = route("post", "/v1/videos/sync")
+    text.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert {"text", "voice", "expression"} <= set(text.locator("table").first.locator("th").all_inner_texts())
+    text.locator("select").first.select_option("application/json")
+    text.locator("select").nth(1).select_option("a registered portrait and words")
+    text.get_by_role("button", name="Send").press("Enter")
+    text.locator("video").wait_for()
+    assert "200 video/mp4" in text.locator(".answer").inner_text()
+    picture = route("get", "/v1/avatars/{key}/picture")
+    picture.locator("summary").press("Enter")
+    picture.locator("input").fill("demo")
+    picture.locator("input").press("Enter")
+    picture.locator("img").wait_for()
+    # A form with a file, and what is wrong with it in the server's words.
+    avatar = route("post", "/v1/avatars")
+    avatar.locator("summary").click()
+    avatar.get_by_role("button", name="Send").click()
+    avatar.get_by_text("Choose a file for image_reference").wait_for()
+    avatar.locator("input[type=file]").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    complaints = len(wire.complaints)
+    for media in ("multipart/form-data", "application/json"):
+        avatar.locator("select").first.select_option(media)
+        avatar.get_by_role("button", name="Send").click()
+        avatar.get_by_text("bad_image", exact=False).locator("visible=true").first.wait_for()
+    assert all("400" in said for said in wire.complaints[complaints:]) and complaints == 0
+    assert wire.hosts <= {urlsplit(live_server_url).netloc, ""}
+
+
 def test_without_a_gesture_pictures_run_and_sound_is_offered(
     playwright: Playwright, chromium: str, live_server_url: str, wire: Wire
 ):
@@ -504,4 +590,12 @@ def test_a_token_in_the_address_is_passed_on(browser: Browser, animator: Animato
         page.goto(url)
         told(page, "Not connected")
         complained(page, "token")
+        page.goto(f"{url}/docs")
+        listed = page.locator("details").first
+        listed.locator("summary").click()
+        listed.get_by_role("button", name="Send").click()
+        listed.locator(".answer").get_by_text("unauthorized").wait_for()
+        page.get_by_label("Token").fill("open sesame")
+        listed.get_by_role("button", name="Send").click()
+        listed.locator(".answer").get_by_text("Demonstration").wait_for()
         context.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import socket
 import struct
 import threading
@@ -30,8 +31,10 @@ from vivavoce import Animator, Audio
 from vivavoce.apps.server import requests
 from vivavoce.apps.server.app import Access
 from vivavoce.apps.server.control import spoken_at
+from vivavoce.apps.server.documents import FAILURES, LIVE_ONLY
 from vivavoce.apps.server.limits import Limits
 from vivavoce.apps.server.media import PICTURE, PIECE, SOUND
+from vivavoce.live.scheduler import LOST_SECONDS
 from vivavoce.live.stream import LiveFrame, LiveStream
 
 RATE = 16000
@@ -116,8 +119,13 @@ def completed(served: Served, video: dict[str, Any]) -> dict[str, Any]:
 def test_one_picture_is_one_avatar_however_it_is_sent(served: Served, picture: bytes, ada: str) -> None:
     encoded = base64.encodebytes(picture).decode()  # in lines, as programs that encode files write it
     for reference in (encoded, "data:image/png;base64," + encoded.replace("\n", "")):
-        body = {"image_reference": reference, "size": 128, "name": "someone else"}
-        assert served.http.post("/v1/avatars", json=body).json()["id"] == ada
+        body = {"image_reference": reference, "size": 128}
+        known = served.http.post("/v1/avatars", json=body)
+        assert known.status_code == 200 and (known.json()["id"], known.json()["name"]) == (ada, "Ada")
+    renamed = served.http.post("/v1/avatars", json={**body, "name": "Countess of Lovelace"})
+    assert renamed.status_code == 200 and renamed.json()["name"] == "Countess of Lovelace"
+    assert served.http.get(f"/v1/avatars/{ada}").json() == renamed.json()
+    assert served.http.post("/v1/avatars", json={**body, "name": "Ada"}).json()["name"] == "Ada"
     assert served.http.post("/v1/avatars", json={**body, "size": 96}).json()["id"] != ada
     listed = served.http.get("/v1/avatars").json()["data"]
     assert [listed[0]["id"], listed[1]["id"]] == ["demo", ada] and listed[1]["name"] == "Ada"
@@ -203,6 +211,22 @@ def test_waiting_for_a_video_and_asking_for_it_give_the_same(served: Served, ada
     served.http.delete(f"/v1/videos/{later['id']}")
 
 
+def test_a_result_whose_file_is_gone_is_said_to_be(served: Served, ada: str) -> None:
+    video = completed(served, served.http.post("/v1/videos", json={"avatar_id": ada, "text": "Hi"}).json())
+    (served.folder / "videos" / f"{video['id']}.mp4").unlink()
+    answer = served.http.get(f"/v1/videos/{video['id']}/content")
+    assert error(answer) == (404, "no_such_video") and "gone" in answer.text
+    assert served.http.delete(f"/v1/videos/{video['id']}").json()["deleted"] is True
+
+
+def test_sound_that_is_none_is_called_so_once(served: Served) -> None:
+    for content in (b"no sound at all", b""):
+        answer = served.http.post("/v1/videos", files={"audio_reference": ("a.wav", content)})
+        if content:
+            assert error(answer) == (400, "bad_audio")
+            assert answer.json()["error"]["message"].startswith("the sound is no sound or video")
+
+
 def test_a_cancelled_video_leaves_nothing(served: Served, ada: str) -> None:
     text = "This sentence is long enough to be interrupted in the middle of it, and nobody will hear its end."
     video = served.http.post("/v1/videos", json={"avatar_id": ada, "text": text}).json()
@@ -226,6 +250,11 @@ def test_a_cancelled_video_leaves_nothing(served: Served, ada: str) -> None:
     ({"text": "a", "seed": -1}, (400, "bad_request")),
     ({"text": "a", "unknown": 1}, (422, "bad_field")),
     ({"text": "a", "size": "big"}, (422, "bad_field")),
+    ({"text": "a", "size": 128}, (400, "bad_request")),
+    ({"text": "a", "avatar_id": "demo", "size": 9000}, (400, "bad_request")),
+    ({"text": "a", "crop": False}, (400, "bad_request")),
+    ({"text": "a", "avatar_id": "demo", "face": 0}, (400, "bad_request")),
+    ({"audio_reference": base64.b64encode(wav(tone(0.2, RATE), RATE)).decode(), "voice": "en"}, (400, "bad_request")),
     ({"text": "a", "image_reference": "not base64!"}, (400, "bad_base64")),
     ({"text": "a", "image_reference": ""}, (400, "missing_file")),
     ({"text": "a", "image_reference": "AAAA"}, (400, "bad_image")),
@@ -340,8 +369,72 @@ def test_the_interface_is_documented_with_examples(served: Served) -> None:
             for status, answer in about["responses"].items():
                 for example in answer["content"].get("application/json", {}).get("examples", {}).values():
                     assert int(status) >= 400 and set(example["value"]["error"]) == {"code", "message"}
+            elsewhere = {code for failure, codes in FAILURES.items() for code in codes if str(failure) not in about["responses"]}
+            shown = {code for answer in about["responses"].values()
+                     for code in answer["content"].get("application/json", {}).get("examples", {})}
+            assert shown and not shown & elsewhere and not shown & set(LIVE_ONLY)
     with pytest.raises(ValidationError):
         requests.VideoRequest.model_validate({"unknown": 1})
+
+
+def test_the_token_is_documented_where_it_is_wanted(served: Served, strict: Served) -> None:
+    document = served.http.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["components"]["securitySchemes"]["query"]["name"] == "token"
+    for path, verbs in document["paths"].items():
+        for verb, about in verbs.items():
+            assert about.get("security", []) == ([] if path == "/healthz" else [{"bearer": []}, {"query": []}]), (verb, path)
+            assert "Validation Error" not in {answer["description"] for answer in about["responses"].values()}
+            if verb == "get" and "{" not in path:
+                status = httpx.get(f"http://127.0.0.1:{strict.port}{path}", trust_env=False).status_code
+                assert status == (401 if "security" in about else 200), path
+    for path in ("/", "/docs", "/openapi.json", "/page/app.js"):
+        assert httpx.get(f"http://127.0.0.1:{strict.port}{path}", trust_env=False).status_code == 200
+
+
+def test_examples_of_offers_can_be_sent(served: Served) -> None:
+    for body in requests.OfferRequest.examples.values():
+        answer = served.http.post("/v1/webrtc/offer", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["type"] == "answer" and "m=video" in answer.json()["sdp"]
+    assert served.idle(SMALL.open_seconds + 5)
+
+
+def test_the_pages_come_from_here_alone(served: Served) -> None:
+    for path in ("/", "/docs", "/page/docs.js", "/page/docs.css", "/page/app.js"):
+        answer = served.http.get(path)
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert not re.search(r"https?://(?!www\.w3\.org)", answer.text), path
+        head = served.http.head(path)
+        assert head.status_code == 200 and head.content == b"" and head.headers["content-length"] == str(len(answer.content))
+    assert served.http.head("/healthz").status_code == 200
+    assert error(served.http.get("/redoc")) == (404, "not_found")
+
+
+def test_fields_that_will_not_do_are_named_in_our_words(served: Served, picture: bytes) -> None:
+    encoded = base64.b64encode(picture).decode()
+    said = {}
+    for name, value in {
+        "size": "big", "crop": "maybe", "fps": [], "seed": 1.5, "avatar_id": 7, "text": {}, "voice": "x" * 99, "unknown": 1,
+        "image_reference": 5, "expression": "very",
+    }.items():
+        answer = served.http.post("/v1/videos", json={"image_reference": encoded, "text": "a", name: value})
+        assert error(answer) == (422, "bad_field")
+        said[name] = answer.json()["error"]["message"]
+    with_words = {"unknown": "there is no field 'unknown'", "size": "the field 'size' has to be a whole number"}
+    assert all(said[name].startswith(words) for name, words in with_words.items())
+    for name, value in {
+        "audio_rate": 24001, "quality": 0, "video": "gif", "controls": {"head": "x"}, "fps": True, "colour": 1, "crop": "no",
+        "avatar": 5, "controls ": 1, "face": "a",
+    }.items():
+        with Live(served.port) as client:
+            client.send("open", **{name: value})
+            assert client.closed() == (4400, "bad_open")
+            said[f"open {name}"] = next(told["message"] for told in client.received if isinstance(told, dict))
+    assert said["open audio_rate"].startswith("the field 'audio_rate' has to be a multiple of 25")
+    assert "'jpeg' or 'mp4'" in said["open video"] and "'controls.head' has to be a number" in said["open controls"]
+    assert not [words for words in said.values() if re.search("input|permitted|valid|pydantic|literal", words)]
+    assert all(name.split()[-1] in words for name, words in said.items())
 
 
 def test_health_and_figures_follow_what_happens(served: Served, ada: str) -> None:
@@ -522,7 +615,8 @@ def test_the_status_tells_what_waits_and_what_ran_dry(served: Served, ada: str) 
         client.socket.send(tone(3, RATE).tobytes())
         first, second = client.until("status"), client.until("status")
         assert 0 < second["buffered"] < first["buffered"] < 3
-        assert set(first) == {"type", "buffered", "underruns", "left_out", "dropped"} and first["underruns"] == 0
+        assert set(first) == {"type", "buffered", "underruns", "left_out", "dropped", "lost"} and first["underruns"] == 0
+        assert 0 <= first["lost"] <= second["lost"]
         client.until("status", underruns=1)
         client.socket.send(bytes(30 * 2 * RATE))
         client.socket.send(bytes(2**20 - 2))
@@ -570,10 +664,22 @@ def test_a_picture_can_be_brought_for_one_session(served: Served, picture: bytes
     before = served.http.get("/v1/avatars").json()
     encoded = base64.b64encode(picture).decode()
     with Live(served.port) as client:
-        opened = client.open(image=encoded, size=96, crop=True, fps=12.5, controls={"head": 0, "blink": 2})
+        url = f"data:image/png;base64,{encoded}"
+        opened = client.open(image=url, size=96, crop=True, face=0, fps=12.5, controls={"head": 0, "blink": 2})
         assert (opened["width"], opened["height"], opened["fps"]) == (96, 96, 12.5)
         client.watch(0.2)
     assert served.http.get("/v1/avatars").json() == before
+    with Live(served.port) as client:
+        client.send("open", image=encoded, face=1)  # there is one only
+        assert client.closed() == (4400, "bad_image")
+
+
+def test_the_size_that_is_told_is_the_one_that_is_sent(served: Served, picture: bytes) -> None:
+    with Live(served.port) as client:
+        opened = client.open(image=base64.b64encode(picture).decode(), size=97, video="mp4")
+        client.watch(1.0)
+    assert (opened["width"], opened["height"]) == (96, 96)
+    assert pieces(client)[0][0][1].shape == (96, 96, 3)
 
 
 @pytest.mark.parametrize(("fields", "code", "reason"), [
@@ -585,6 +691,9 @@ def test_a_picture_can_be_brought_for_one_session(served: Served, picture: bytes
     ({"image": "AAAA", "avatar": "demo"}, 4400, "bad_open"),
     ({"image": "AAAA", "size": 5000}, 4400, "bad_size"),
     ({"size": 128}, 4400, "bad_open"),
+    ({"face": 0}, 4400, "bad_open"),
+    ({"avatar": "demo", "crop": True}, 4400, "bad_open"),
+    ({"video": "mp4", "quality": 80}, 4400, "bad_open"),
     ({"audio_rate": 4000}, 4400, "bad_open"),
     ({"audio_rate": 47999}, 4400, "bad_open"),
     ({"audio_rate": 24000.5}, 4400, "bad_open"),
@@ -668,6 +777,25 @@ class Noise(LiveStream):
             sound=Audio(samples=torch.zeros(1, end - begin), rate=self.rate), sound_seconds=begin / self.rate, marks=(),
             left_out=leave_out, speaking=False,
         )
+
+
+class Stalled(Noise):
+    """Frames that cost nothing, but for one."""
+
+    def step(self, leave_out: int = 0) -> LiveFrame:
+        if self._index == 5:
+            time.sleep(LOST_SECONDS + 0.7)
+        return super().step(leave_out)
+
+
+def test_time_that_is_given_up_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vivavoce.apps.server.live.LiveStream", Stalled)
+    before = figures(served)["vivavoce_lost_seconds_total"]
+    with Live(served.port) as client:
+        client.open()
+        lost = [client.until("status")["lost"] for _ in range(4)]
+    assert lost == sorted(lost) and lost[-1] >= LOST_SECONDS
+    assert figures(served)["vivavoce_lost_seconds_total"] - before >= LOST_SECONDS
 
 
 def test_a_client_that_never_reads_is_given_up(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,23 @@ def colour(sound: np.ndarray) -> np.ndarray:
     return np.abs(np.fft.rfft(sound[: len(sound) // 480 * 480].reshape(-1, 480))).mean(axis=0)[:120]
 
 
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("{here}/nowhere.wav", "{here}/out.mp4", "ws://127.0.0.1:1/v1/live"), "nowhere.wav does not exist"),
+    (("{here}/notes.txt", "{here}/out.mp4", "ws://127.0.0.1:1/v1/live"), "is no sound"),
+    (("{here}/speech.wav", "{here}/out.mp4", "ws://127.0.0.1:1/v1/live"), "start a server"),
+    (("{here}/speech.wav", "{here}/out.mp4", "http://127.0.0.1:1"), "is no address"),
+    (("{here}/speech.wav", "{here}/gone/out.mp4", "ws://127.0.0.1:1/v1/live"), "gone of the output does not exist"),
+    (("{here}/speech.wav",), "live_client.py speech.wav talking.mp4"),
+])
+def test_the_client_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    (tmp_path / "speech.wav").write_bytes(wav(np.full(RATE // 10, 9000, "<i2"), RATE))
+    (tmp_path / "notes.txt").write_text("no sound")
+    command = [sys.executable, str(CLIENT), *(each.format(here=tmp_path) for each in arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=CLIENT.parents[1])
+    assert run.returncode == 1 and says in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_the_client_makes_a_talking_video_of_a_sound_file(animator: Animator, tmp_path: Path) -> None:
     spoken = spoken_at(RATE, "Hello! How are you?", "en")
     (tmp_path / "speech.wav").write_bytes(wav(spoken.to_pcm16(), RATE))

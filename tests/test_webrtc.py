@@ -380,7 +380,7 @@ def test_a_client_that_makes_no_sense_is_told_so_and_let_go(served: Served) -> N
         return client.told
 
     codes = [told["code"] for told in asyncio.run(babble())]
-    assert codes == ["bad_message"] * 4 + ["too_many_errors"]
+    assert codes == ["bad_message"] * 3 + ["too_many_errors"]
 
 
 def test_the_end_of_the_server_ends_its_sessions(animator: Animator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

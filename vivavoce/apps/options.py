@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import re
 
-_EDGES = "│╭╮╰╯─ "
+_DRAWN = str.maketrans({**dict.fromkeys("│╭╮╰╯", " "), "─": "-"})  # where the terminal has such letters
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_RULE = re.compile(r"-{8,}")
+_HELP = "run the command with --help to see what"
 
 
 def mistake(box: str) -> str:
     """A sentence for what tyro wrote about options that it could not take."""
-    rows = [line.strip().strip("│") for line in box.splitlines() if line.strip(_EDGES) or "──" in line]
-    rule = next((i for i, row in enumerate(rows) if i > 0 and not row.strip(_EDGES)), len(rows))
-    paragraph, after = rows[1:rule], [row.strip() for row in rows[rule + 1 :]]  # behind the title
+    rows = [row for row in _COLOURS.sub("", box).translate(_DRAWN).splitlines() if row.strip()][1:]  # behind the title
+    parts: list[list[str]] = [[]]
+    for row in rows:
+        if _RULE.fullmatch(row.strip()):
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    paragraph, *others = [part for part in parts if part] or [[]]
+    after = [row.strip() for part in others for row in part]
     said = " ".join(" ".join(paragraph).split())
     if found := re.match(r"Error parsing (\S+?): .*?'([^']*)'\]?\.?(?: |$)", _without_types(said)):
         option, value = found.groups()
         about = next((row for row in after if row and not row.startswith(("-", "Argument"))), "")
         about = about.replace(". (default", " (default")
-        return f"{option} cannot be {value!r}: {_lower(about) or 'run the command with --help to see what it takes'}"
+        return f"{option} cannot be {value!r}: {_lower(about) or f'{_HELP} it takes'}"
     if found := re.match(r"invalid choice '(.*?)' for argument '(.*?)'\. Expected one of \((.*?),?\)\.", said):
         return f"{found[2]} cannot be {found[1]!r}: give {found[3]}"
     if found := re.match(r"Missing value for argument '(.*?)'", said):
@@ -26,12 +35,13 @@ def mistake(box: str) -> str:
         return f"no command was given: there are {found[1]}"
     if found := re.match(r"Unrecognized(?: or misplaced)? options: (.*?)(?: Arguments are applied|$)", said):
         names = ", ".join(map(repr, re.split(r", | ", re.sub(r" \(applied to [^)]*\)", "", found[1]))))
-        return f"nothing takes {names} here: run the command with --help to see what there is"
+        return f"nothing takes {names} here: {_HELP} there is"
     if found := re.match(r"Missing from (.*?):", said):
         # Names stand further out than what is said about them.
-        names = ", ".join(row.strip().split(", ")[0] for row in paragraph if re.match(r" {5}\S", row))
+        outer = len(paragraph[0]) - len(paragraph[0].lstrip()) + 4
+        names = ", ".join(row.strip().split(", ")[0] for row in paragraph[1:] if len(row) - len(row.lstrip()) == outer)
         return f"{found[1]} lacks {names}: run it with --help to see what it needs"
-    return f"{_lower(said.rstrip('.'))}: run the command with --help to see what it takes"
+    return f"{_lower(said.rstrip('.'))}: {_HELP} it takes"
 
 
 def _without_types(said: str) -> str:

@@ -226,9 +226,12 @@ def keep_to(folder: Path, config: TakeConfig, weights: str) -> None:
     file.write_text(json.dumps(setting, indent=1))
 
 
+ENGINE = ("face", "motion", "phonetic", "renderer")
+
+
 def fingerprint(weights: Path) -> str:
-    """Of all weights in a folder."""
+    """Of the engine's weights in a folder; those of a judge beside them make no difference to its videos."""
     digest = hashlib.sha256()
-    for path in sorted(weights.glob("*.safetensors")):
-        digest.update(path.read_bytes())
+    for name in ENGINE:
+        digest.update((weights / f"{name}.safetensors").read_bytes())
     return digest.hexdigest()[:16]

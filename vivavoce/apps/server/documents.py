@@ -86,6 +86,16 @@ FAILURES: dict[int, dict[str, str]] = {
 LIVE_ONLY = ("bad_open", "bad_message", "buffer_full", "too_many_errors", "too_slow")
 """Codes that no request is answered with: they come within live sessions."""
 
+ERROR = {
+    "type": "object", "required": ["error"],
+    "properties": {"error": {
+        "type": "object", "required": ["code", "message"],
+        "properties": {"code": {"type": "string", "description": "For programs."},
+                       "message": {"type": "string", "description": "For people: what was wrong and what to do."}},
+    }},
+}
+"""The schema of every refusal."""
+
 GUARDED = ("unauthorized", "bad_origin", "bad_host", "internal")
 BODY = ("bad_form", "bad_json", "bad_field", "bad_media_type", "too_large", "timeout")
 PICTURE = ("bad_base64", "missing_file", "bad_image", "bad_size", "too_many_pixels", "busy")
@@ -102,4 +112,5 @@ def answers(status: int, example: Any, *codes: str, media: str = "application/js
         }
         if examples:
             shown[failure] = {"description": ", ".join(examples), "content": {"application/json": {"examples": examples}}}
+    shown["default"] = {"description": "Whatever else fails.", "content": {"application/json": {"schema": ERROR}}}
     return shown

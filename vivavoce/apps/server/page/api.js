@@ -1,5 +1,6 @@
 // Requests to the server, and what goes wrong with them in words.
 
+const UNNAMED = "portrait";
 const token = new URLSearchParams(location.search).get("token");
 
 /** Something that the user is told, in a sentence. */
@@ -63,7 +64,7 @@ export async function pictureUrl(avatar) {
 export async function registerAvatar(file) {
   const form = new FormData();
   form.append("image_reference", file, file.name || "picture");
-  form.append("name", file.name.replace(/\.[^.]*$/, "") || "portrait");
+  form.append("name", file.name.replace(/\.[^.]*$/, "") || UNNAMED);
   form.append("crop", "true"); // its size is left to the server, which may allow less than others
   return (await request("/v1/avatars", { method: "POST", body: form })).json();
 }

@@ -118,7 +118,9 @@ function status(message) {
   const before = session.status ?? message;
   session.status = message;
   const grown = (name) => message[name] - before[name];
-  if (grown("left_out") >= NOTICED) {
+  if (grown("lost") > 0) {
+    trouble("The server is too busy: the portrait paused for a moment.");
+  } else if (grown("left_out") >= NOTICED) {
     trouble("The server is busy: it leaves some pictures out.");
   } else if (grown("dropped") >= NOTICED) {
     trouble("The connection is slow: some pictures are lost.");

@@ -4,6 +4,17 @@ import { listAvatars, pictureUrl, registerAvatar, request } from "./api.js";
 
 export const DEMO = "demo";
 
+/** The avatars with names that tell them apart: those that are called the same are numbered. */
+function distinct(avatars) {
+  const count = (name) => avatars.filter((avatar) => avatar.name === name).length;
+  const seen = new Map();
+  return avatars.map((avatar) => {
+    const { name } = avatar;
+    seen.set(name, (seen.get(name) ?? 0) + 1);
+    return count(name) > 1 ? { ...avatar, name: `${name} ${seen.get(name)}` } : avatar;
+  });
+}
+
 export class Portraits {
   #list = document.getElementById("portraits");
   #remove = document.getElementById("remove");
@@ -27,7 +38,7 @@ export class Portraits {
     }
     // One that cannot be read any more has no picture; it is shown without.
     await Promise.all(avatars.map(({ id }) => this.#fetch(id).catch((error) => console.info(error.message))));
-    this.#list.replaceChildren(...avatars.map((avatar) => this.#tile(avatar)));
+    this.#list.replaceChildren(...distinct(avatars).map((avatar) => this.#tile(avatar)));
     this.#mark();
   }
 
