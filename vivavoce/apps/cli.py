@@ -271,7 +271,7 @@ class TrainPost:
     """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
     """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "ladder_dpo"
+    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "forward_process"
     """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, by DiffusionNFT with rewards from the
     ladder, or by GRPO with rewards from the recording or from a judge."""
     pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None

@@ -38,7 +38,7 @@ class PostRecipe:
 
     out: Path
     objective: Objective
-    steps: int = 200
+    steps: int = 400
     batch: int = 16
     learning_rate: float = 1e-4
     warmup: int = 20
