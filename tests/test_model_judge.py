@@ -89,7 +89,7 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def judge(stub: Stub, tmp_path: Path) -> ModelJudge:
-    return ModelJudge(url=stub.url, model="seer", cache=tmp_path / "scores", key="secret", wait_seconds=0.01, timeout_seconds=5)
+    return ModelJudge(url=stub.url, model="seer", cache=tmp_path / "scores", key="secret", wait_seconds=0.01, timeout_seconds=60)
 
 
 def test_frames_and_sound_are_sent_and_scores_come_back(judge: ModelJudge, stub: Stub) -> None:
