@@ -170,7 +170,10 @@ class _Sets:
     def difference(
         self, figure: SetFigure, mine: dict[str, Row], theirs: dict[str, Row], who: tuple[str, str, str]
     ) -> list[Difference]:
-        """Both over the clips that both have, which are drawn together."""
+        """Both over the clips that both have, which are drawn together. None for a figure that is too slow to be resampled: a
+        difference without an interval says nothing."""
+        if not figure.resamples:
+            return []
         both = [name for name in mine if name in theirs]
         common = [n for n in both if figure.usable(self._clip(mine[n])) and figure.usable(self._clip(theirs[n]))]
         mean = self._interval(figure, [mine[name] for name in common], [theirs[name] for name in common])
