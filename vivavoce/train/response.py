@@ -25,6 +25,8 @@ _WITH_SPEECH: Mapping[str, Direction] = {_LAG: "falls", _TREMBLE: "falls"}
 
 SEES: Mapping[str, Mapping[str, Direction]] = {
     "lip_corr": {_LATE: "falls", _QUIVER: "falls"},
+    "sync_score": {_LATE: "falls", _QUIVER: "falls"}, "sync_confidence": {_LATE: "falls", _QUIVER: "falls"},
+    "sync_lag_ms": {_LATE: "rises"},
     "lip_lag_ms": {_LATE: "rises"},
     "lip_gain": {_SCALED: "rises"},
     "width_corr": {_LATE: "falls", _QUIVER: "falls"},
