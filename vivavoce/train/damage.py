@@ -169,7 +169,7 @@ def _levels(values: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 DAMAGES: tuple[Damage, ...] = (
     Damage(name="lips late", says="lips and jaw delayed", unit="s", amounts=(0, 0.08, 0.16, 0.28, 0.4), motion=delayed),
-    Damage(name="lips scaled", says="lips and jaw times", unit="", amounts=(0, 0.5, 1, 1.5, 2), intact=1, motion=widened),
+    Damage(name="lips scaled", says="lips and jaw multiplied", unit="", amounts=(0, 0.5, 1, 1.5, 2), intact=1, motion=widened),
     Damage(name="lips quiver", says="noise on lips and jaw", unit="deviations", amounts=(0, 0.25, 0.5, 1), motion=quivering),
     Damage(name="head frozen", says="the head's movement taken away", unit="share", amounts=(0, 0.5, 1), motion=frozen),
     Damage(name="head late", says="the head delayed", unit="s", amounts=(0, 0.2, 0.4, 0.8), motion=lagging),

@@ -162,7 +162,7 @@ def plot_curves(found: Sequence[Curve], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     names = list(dict.fromkeys(c.figure.name for c in found if c.wanted is not None))
-    colours = {d.name: f"C{i % 10}" if i < 10 else "black" for i, d in enumerate(DAMAGES)}
+    colours = dict(zip((d.name for d in DAMAGES), (*(f"C{i}" for i in range(10)), "black", "gold"), strict=True))
     columns = 6
     rows = max(1, -(-len(names) // columns))
     sheet = Sheet(figsize=(2.4 * columns, 1.75 * rows + 0.6), layout="constrained")
