@@ -10,7 +10,7 @@ import pytest
 
 from vivavoce import Animator, Audio
 from vivavoce.judge.evidence import Evidence, aligned
-from vivavoce.judge.figures import FIGURES, figures_of
+from vivavoce.judge.figures import FIGURES, figures_of, measured
 from vivavoce.judge.kept import kept
 from vivavoce.judge.look import RATE_HZ, SHOTS, Look, _Shots, at_rate
 from vivavoce.judge.pairs import Pair, read_pairs
@@ -306,3 +306,17 @@ def test_ticks_are_few_round_and_inside(low: float, high: float, most: int) -> N
     assert len(found) <= most + 1
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
     assert all(len(f"{tick:g}") <= 8 for tick in found)
+
+
+def test_a_figure_that_fails_leaves_the_others_alone(recorded: Look) -> None:
+    evidence = Evidence(pair=PAIR, shown=recorded)
+
+    def fails(_: Evidence) -> float:
+        raise ValueError("pictures of one size are compared")
+
+    broken = replace(FIGURES[-1], name="broken", needs=frozenset(), alone=False, measure=fails)
+    silent = replace(broken, name="untold", measure=lambda _: float("nan"))
+    found, notes = measured(evidence, (*FIGURES, broken, silent))
+    assert found == figures_of(evidence)
+    assert notes[0] == "broken: pictures of one size are compared"
+    assert "untold" in notes[-1]

@@ -31,6 +31,8 @@ Crops = UInt8[np.ndarray, "t s s"]
 Shapes = list[tuple[slice, Float32[np.ndarray, "r n"]]]
 """Stretches of a clip, and how the landmarks SEEN move in each."""
 
+SHIPPED = Path(str(resources.files("vivavoce") / "weights" / "sync.safetensors"))
+
 FURTHEST = 15  # frames to each side that an offset is looked for
 NEAREST_SHIFT, FURTHEST_SHIFT = 5, 25  # frames: 0.2 to 1 s, the shifts that in sync is told from
 SPEAKING = 0.4  # share of a window's frames that have to be loud for it to count as speech
@@ -121,7 +123,7 @@ class SyncExpert:
     @classmethod
     def load(cls, path: Path | None = None) -> SyncExpert:
         """The expert saved in a file, by default the one that ships."""
-        return cls(SyncNetwork.load(path or Path(str(resources.files("vivavoce") / "weights" / "sync.safetensors"))))
+        return cls(SyncNetwork.load(path or SHIPPED))
 
     def crop(self, image: Image, points: Float[np.ndarray, "478 3"]) -> UInt8[np.ndarray, "s s"]:
         """What the expert sees of one frame's pixels: see `mouth_crop`."""

@@ -48,14 +48,27 @@ class Figure:
 def figures_of(evidence: Evidence, figures: Sequence[Figure] | None = None) -> dict[str, float]:
     """The figures (by default FIGURES) that the evidence allows, by name, and those of the recording, by name and SUFFIX; what
     comes out as NaN is left out."""
+    return measured(evidence, FIGURES if figures is None else figures)[0]
+
+
+def measured(evidence: Evidence, figures: Sequence[Figure]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """`figures_of`, and what is to be said of those that the evidence allows and that could not be told all the same. One that
+    fails leaves the others alone."""
     real = evidence.of_recording()
-    found = {}
-    for figure in FIGURES if figures is None else figures:
-        if allowed(figure, evidence):
-            found[figure.name] = figure.measure(evidence)
-        if real is not None and figure.alone and allowed(figure, real):
-            found[figure.name + SUFFIX] = figure.measure(real)
-    return {name: float(value) for name, value in found.items() if not np.isnan(value)}
+    found: dict[str, float] = {}
+    notes: list[str] = []
+    for figure in figures:
+        for name, side in ((figure.name, evidence), (figure.name + SUFFIX, real if figure.alone else None)):
+            if side is None or not allowed(figure, side):
+                continue
+            try:
+                found[name] = float(figure.measure(side))
+            except ValueError as error:
+                notes.append(f"{name}: {' '.join(str(error).split())}")
+    untold = [name for name, value in found.items() if np.isnan(value)]
+    if untold:
+        notes.append(f"too short, or too little happens, to tell {', '.join(untold)}")
+    return {name: value for name, value in found.items() if not np.isnan(value)}, tuple(notes)
 
 
 def allowed(figure: Figure, evidence: Evidence) -> bool:

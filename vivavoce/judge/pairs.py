@@ -84,6 +84,9 @@ def _table(path: Path) -> list[Pair]:
     unknown = [str(column) for column in columns if column not in COLUMNS]
     if unknown:
         raise ValueError(f"{path} has the unknown column {unknown[0]!r}: {wanted}")
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice: keep one of them")
     if {"real", "recording"} <= set(columns):
         raise ValueError(f"{path} has both columns 'real' and 'recording', which mean the same: keep one of them")
     if not rows:

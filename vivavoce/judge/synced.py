@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vivavoce.judge.evidence import Evidence
-from vivavoce.judge.expert import SyncExpert, offset_and_confidence
+from vivavoce.judge.expert import SHIPPED, SyncExpert, offset_and_confidence
 from vivavoce.judge.figures import NAN, Better, Figure, Need
 from vivavoce.judge.kept import Arrays, kept
 from vivavoce.judge.look import RATE_HZ
@@ -21,11 +21,12 @@ _SOUND = frozenset[Need]({"sound"})
 # Name, title, unit, what is better, what it says.
 _FIGURES: tuple[tuple[str, str, str, Better, str], ...] = (
     ("sync_score", "Sync expert, score", "", "near real",
-     "Mean cosine of lips and sound over windows of 0.6 s with speech, by the expert that ships: recordings reach 0.3, others' "
-     "sound 0. Lips that do what everybody's do rise above a person's own."),
+     "Mean cosine of lips and sound over windows of 0.6 s with speech, by the expert that ships: recordings reach 0.3 on "
+     "average, others' sound 0. Lips that do what everybody's do rise above a person's own."),
     ("sync_confidence", "Sync expert, confidence", "", "near real",
      "Median less minimum of the expert's mean distances by offset: how much one offset stands out."),
-    ("sync_lag_ms", "Sync expert, lag", "ms", "near 0", "Lateness of the lips at the offset at which the distance is smallest."),
+    ("sync_lag_ms", "Sync expert, lag", "ms", "near real",
+     "Lateness of the lips at the offset at which the distance is smallest. A clip of 3 s says little."),
 )  # fmt: skip
 
 
@@ -45,8 +46,8 @@ def _measure(name: str, expert: SyncExpert, folder: Path | None, evidence: Evide
     """One of the figures of a clip, all of which are worked out at once and kept; NaN for a clip that is too short to tell."""
     if evidence.video is None or evidence.sound is None:
         return NAN
-    what = f"sync expert {_VERSION} {len(evidence.shown.points)}"
-    arrays = kept(folder, what, (evidence.video, evidence.sound), partial(_asked, expert, evidence))
+    what, files = f"sync expert {_VERSION} {len(evidence.shown.points)}", (evidence.video, evidence.sound, SHIPPED)
+    arrays = kept(folder, what, files, partial(_asked, expert, evidence))
     return float(arrays[name])
 
 

@@ -156,7 +156,7 @@ class Step:
 
     @property
     def verdict(self) -> str:
-        """"holds" or "violated", or "open" where the interval has both signs."""
+        """"holds" or "violated", or "open" where the interval holds 0."""
         if np.isnan(self.gap.value):
             return "open"
         return "open" if not self.gap.excludes_zero else "holds" if self.gap.value > 0 else "violated"
@@ -212,7 +212,7 @@ engine, "shuffled" the engine hearing another clip, "nearest" cross-faded motion
 takes mouth shapes from Rhubarb Lip Sync (only where it is installed), "still" is the portrait."""
 _ORDER = """\
 What tells how well lips and speech agree should put recording > ours > every baseline. In brackets the mean paired difference,
-more being better, and its interval; "open" where that has both signs."""
+more being better, and its interval; "open" where that holds 0."""
 
 
 def _cell(evaluation: Evaluation, system: str, figure: str) -> str:

@@ -114,7 +114,7 @@ def document(found: Sequence[Curve], figures: Sequence[Described], takes: Sequen
 
 
 _GOOD = """\
-Good is higher, lower, near 0, near 1, or near real: where the recording's own value is. The formulas are in `metrics/`."""
+Good is higher, lower, near 0, near 1, or near real: where the recording's own is. The formulas are in `vivavoce/metrics/`."""
 _DAMAGED = """\
 The recorded motion is drawn on one of the recording's own frames ("intact"), and damaged in one way by degrees: motion before it
 is drawn, pictures after. For each figure it was declared beforehand which damages it should see and where its value should go
