@@ -191,7 +191,7 @@ LINES = {
     "animate": "vivavoce animate lacks PORTRAIT, -o OUT.mp4: run it with --help to see what it needs",
     "demo more --fast": "nothing takes 'more', '--fast' here: run the command with --help to see what there is",
     "animate a.png --size big -o x.mp4": "--size cannot be 'big': longer side of the video (default: the picture's own,",
-    "train post data -o run --objective luck": "--objective cannot be 'luck': give 'sft', 'ladder_dpo', 'forward_process'",
+    "train post data -o run --objective luck": "--objective cannot be 'luck': give 'sft', 'ladder_dpo', 'pair_dpo'",
     "animate a.png -o": "-o/--output has no value: give one behind it", "train": "no command was given: there are face, corpus",
 }
 

@@ -14,6 +14,7 @@ from vivavoce import Animator
 from vivavoce.judge.figures import FIGURES, Figure
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.results import Evaluation, Row, Summary
+from vivavoce.judge.synced import sync_figures
 from vivavoce.latent.mesh import eye_opening, face_height, lip_opening
 from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
 from vivavoce.latent.motion_space import Reference
@@ -309,7 +310,7 @@ def test_curves_are_of_the_clips_that_all_amounts_have() -> None:
 
 def test_what_is_declared_exists() -> None:
     whole_set = {"mesh_frechet"}
-    assert set(SEES) <= {f.name for f in FIGURES} | whole_set
+    assert set(SEES) <= {f.name for f in (*FIGURES, *sync_figures(None))} | whole_set
     assert {name for seen in SEES.values() for name in seen} == set(BY_NAME), "every damage is meant for some figure"
 
 

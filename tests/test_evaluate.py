@@ -183,10 +183,11 @@ def test_the_independent_judge_agrees(clips: Path) -> None:
     evidence, _ = gather(Pair(name="take", generated=generated, recording=real, portrait=portrait), None, tools)
     ours = figures_of(evidence)
     assert set(theirs) - {"identity"} <= {name.replace("_real", "") for name in ours} | {"blink_per_min_real"}
-    # It converts colours less exactly, so landmarks differ by noise, of which jerk is a third difference.
+    # It converts colours less exactly, so landmarks differ by noise, of which jerk is a third difference: on equal landmarks it
+    # is equal to the last digits (test_metrics_judge).
     tolerance = {
         "lip_corr": 0.02, "lip_lag_ms": 0, "lip_gain": 0.02, "width_corr": 0.02, "closure_f1": 0.06, "head_ratio": 0.02,
-        "jerk_ratio": 0.1, "brow_ratio": 0.03, "blink_per_min": 1e-6, "blink_per_min_real": 1e-6, "mouth_sharp": 0.02,
+        "jerk_ratio": 0.2, "brow_ratio": 0.03, "blink_per_min": 1e-6, "blink_per_min_real": 1e-6, "mouth_sharp": 0.02,
         "flicker": 0.02, "face_found": 0, "face_sharp": 0.05, "identity": 0.01,
     }
     assert {name: (ours[name], theirs[name]) for name in theirs if abs(ours[name] - theirs[name]) > tolerance[name]} == {}

@@ -16,8 +16,8 @@ from vivavoce.train.preferences import Answer, Choice
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"pairs": Path("x")}, "--objective pair_dpo, not ladder_dpo"), ({"objective": "pair_dpo"}, "answers of"),
-    ({"judge": "http://x/v1"}, "--objective grpo, not ladder_dpo"), ({"objective": "sft", "model": "m"}, "grpo, not sft"),
+    ({"pairs": Path("x")}, "--objective pair_dpo, not forward_process"), ({"objective": "pair_dpo"}, "answers of"),
+    ({"judge": "http://x/v1"}, "--objective grpo, not forward_process"), ({"objective": "sft", "model": "m"}, "grpo, not sft"),
     ({"objective": "grpo", "judge": "http://x/v1", "model": "m"}, "give all three"),
 ])
 def test_options_that_do_not_go_together(options: dict, complaint: str, tmp_path: Path) -> None:
