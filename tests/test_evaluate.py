@@ -20,7 +20,7 @@ from vivavoce import Animator, Audio, Portrait
 from vivavoce.apps.cli import main
 from vivavoce.judge import look as looking
 from vivavoce.judge.evaluation import evaluate
-from vivavoce.judge.figures import figures_of
+from vivavoce.judge.figures import FIGURES, figures_of
 from vivavoce.judge.gather import Tools, gather
 from vivavoce.judge.pairs import Pair, read_pairs
 from vivavoce.judge.sets import Clip, mesh_frechet
@@ -181,7 +181,7 @@ def test_the_independent_judge_agrees(clips: Path) -> None:
         str(generated), str(real), str(portrait), judge.Identity() if tools.describe is not None else None, None
     )
     evidence, _ = gather(Pair(name="take", generated=generated, recording=real, portrait=portrait), None, tools)
-    ours = figures_of(evidence)
+    ours, _ = figures_of(evidence, FIGURES)
     assert set(theirs) - {"identity"} <= {name.replace("_real", "") for name in ours} | {"blink_per_min_real"}
     # It converts colours less exactly, so landmarks differ by noise, of which jerk is a third difference: on equal landmarks it
     # is equal to the last digits (test_metrics_judge).

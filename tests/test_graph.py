@@ -31,7 +31,7 @@ def test_a_graph_is_its_function_for_inputs_that_it_has_not_seen() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_live_windows_are_those_of_the_network(animator: Animator, seed: int) -> None:
+def test_live_windows_are_those_of_the_network(animator: Animator, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph of a live generator, and its plain computation, on features that it was not traced with."""
     generator = animator.live().generator
     windows, levels, width = generator.windows, generator.net.config.levels, generator.layout.width
@@ -40,7 +40,8 @@ def test_live_windows_are_those_of_the_network(animator: Animator, seed: int) ->
     prefix = torch.randn(1, windows.prefix, width, generator=made)
     fresh = frame_noise(seed, range(windows.hop), width)[None]
     with torch.inference_mode():
-        quick = generator._window(heard, prefix, 0, (seed,), windows.steps, None)
         plain = generator._solved(heard, prefix, fresh, windows.steps, windows.guidance)
+        monkeypatch.setattr(generator, "_solved", None)  # the graph does without it
+        quick = generator._window(heard, prefix, 0, (seed,), windows.steps, None)
     torch.testing.assert_close(quick, plain, atol=1e-4, rtol=1e-4)
     assert plain.std() > 0.05

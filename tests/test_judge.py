@@ -10,7 +10,7 @@ import pytest
 
 from vivavoce import Animator, Audio
 from vivavoce.judge.evidence import Evidence, aligned
-from vivavoce.judge.figures import FIGURES, figures_of, measured
+from vivavoce.judge.figures import FIGURES, figures_of
 from vivavoce.judge.kept import kept
 from vivavoce.judge.look import RATE_HZ, SHOTS, Look, _Shots, at_rate
 from vivavoce.judge.pairs import Pair, read_pairs
@@ -29,6 +29,10 @@ from vivavoce.train.corpus import write_flac
 
 FRAMES = 150
 PAIR = Pair(name="clip", generated=Path("clip.mp4"))
+
+
+def figures(evidence: Evidence) -> dict[str, float]:
+    return figures_of(evidence, FIGURES)[0]
 
 
 def _table(folder: Path, text: str) -> Path:
@@ -174,7 +178,7 @@ def _delayed(look: Look, frames: int) -> Look:
 
 
 def test_a_recording_is_its_own_best_copy(recorded: Look) -> None:
-    found = figures_of(Evidence(pair=PAIR, shown=recorded, recording=recorded))
+    found = figures(Evidence(pair=PAIR, shown=recorded, recording=recorded))
     exact = {"lip_corr": 1, "lip_lag_ms": 0, "lip_gain": 1, "width_corr": 1, "closure_f1": 1, "head_ratio": 1, "jerk_ratio": 1,
              "brow_ratio": 1, "mouth_sharp": 1}
     assert {name: found[name] for name in exact} == pytest.approx(exact)
@@ -185,14 +189,14 @@ def test_a_recording_is_its_own_best_copy(recorded: Look) -> None:
 
 @pytest.mark.parametrize("frames", [1, 3, 6])
 def test_late_lips_are_measured_as_late(recorded: Look, frames: int) -> None:
-    found = figures_of(Evidence(pair=PAIR, shown=_delayed(recorded, frames), recording=recorded))
+    found = figures(Evidence(pair=PAIR, shown=_delayed(recorded, frames), recording=recorded))
     assert found["lip_lag_ms"] == 1000 / RATE_HZ * frames
     assert found["lip_corr"] < 0.99
 
 
 def test_figures_say_only_what_the_evidence_allows(recorded: Look) -> None:
-    alone = figures_of(Evidence(pair=PAIR, shown=recorded))
-    driven = figures_of(Evidence(pair=PAIR, shown=recorded, driving=recorded))
+    alone = figures(Evidence(pair=PAIR, shown=recorded))
+    driven = figures(Evidence(pair=PAIR, shown=recorded, driving=recorded))
     assert not any(name.endswith("_real") for name in {*alone, *driven})
     assert {"head_spread", "blink_per_min", "flicker"} <= set(alone)
     assert not {"lip_corr", "psnr", "identity", "beat_align", "bilabial_closure"} & set(alone)
@@ -205,7 +209,7 @@ def test_looks_of_other_lengths_are_cut_to_the_same_moments(recorded: Look) -> N
     evidence = aligned(Evidence(pair=PAIR, shown=recorded.first(100), recording=recorded))
     assert len(evidence.shown.points) == 100
     assert evidence.recording is not None and len(evidence.recording.points) == 100
-    assert figures_of(evidence)["lip_corr"] == pytest.approx(1)
+    assert figures(evidence)["lip_corr"] == pytest.approx(1)
 
 
 def test_sound_that_is_shorter_than_the_pictures_goes_on_as_it_ended(recorded: Look) -> None:
@@ -213,7 +217,7 @@ def test_sound_that_is_shorter_than_the_pictures_goes_on_as_it_ended(recorded: L
         loudness=np.linspace(0, 1, 40), level_db=np.random.default_rng(0).normal(size=40), silent=np.arange(40) > 20,
         beats=np.array([0.2, 0.9]), wave=np.ones(80), starts=np.zeros(0), ends=np.zeros(0), phones=np.zeros(0, int),
     )
-    found = figures_of(Evidence(pair=PAIR, shown=recorded, heard=heard))
+    found = figures(Evidence(pair=PAIR, shown=recorded, heard=heard))
     assert {"beat_align", "silent_lips", "theval_sync", "head_sync_200"} <= set(found)
     assert "bilabial_closure" not in found
 
@@ -316,7 +320,7 @@ def test_a_figure_that_fails_leaves_the_others_alone(recorded: Look) -> None:
 
     broken = replace(FIGURES[-1], name="broken", needs=frozenset(), alone=False, measure=fails)
     silent = replace(broken, name="untold", measure=lambda _: float("nan"))
-    found, notes = measured(evidence, (*FIGURES, broken, silent))
-    assert found == figures_of(evidence)
+    found, notes = figures_of(evidence, (*FIGURES, broken, silent))
+    assert found == figures(evidence)
     assert notes[0] == "broken: pictures of one size are compared"
     assert "untold" in notes[-1]

@@ -184,7 +184,7 @@ def test_the_rubric_is_documented() -> None:
 
 
 def test_takes_are_rendered_and_judged_in_training(
-    animator: Animator, small: Reference, base: MotionGenerator, examples: list[Example], model: FaceModel,  # noqa: F811
+    animator: Animator, small: Reference, base: MotionGenerator, examples: list[Example], model: FaceModel,
     tmp_path: Path,
 ) -> None:
     """A judge whom bright pictures please, beside regularisers that look at motion."""
@@ -208,7 +208,7 @@ def test_takes_are_rendered_and_judged_in_training(
     assert 1 <= entry["reward_judge_sync"] <= 5
 
 
-def test_the_sound_is_that_of_the_moment(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:  # noqa: F811
+def test_the_sound_is_that_of_the_moment(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:
     ramp = np.arange(4 * 16000) // 4
     (tmp_path / "sound.wav").write_bytes(wav(ramp.astype("<i2"), 16000))
     clips = {examples[0].clip: Clip(path=tmp_path / "sound.wav", split="train", person="p", talks=True)}

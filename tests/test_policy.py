@@ -38,7 +38,7 @@ def asked(moments: Moments, recipe: PolicyRecipe, seed: int = 0) -> tuple[list[t
     return [torch.stack([d[2][w] for d in drawn]) for w in range(recipe.windows)], torch.stack([d[3] for d in drawn])
 
 
-def test_nothing_scores_better_than_the_recording(base: MotionGenerator, model: FaceModel) -> None:  # noqa: F811
+def test_nothing_scores_better_than_the_recording(base: MotionGenerator, model: FaceModel) -> None:
     made = torch.Generator().manual_seed(0)
     recorded = torch.randn(60, base.layout.width, generator=made).cumsum(0) * 0.1
     changed = {
@@ -57,7 +57,7 @@ def test_nothing_scores_better_than_the_recording(base: MotionGenerator, model: 
     assert REWARDS.keys() == WEIGHTS.keys()
 
 
-def test_without_draws_takes_are_the_samplers_own(base: MotionGenerator, examples: list[Example]) -> None:  # noqa: F811
+def test_without_draws_takes_are_the_samplers_own(base: MotionGenerator, examples: list[Example]) -> None:
     recipe = replace(RECIPE, draws=0, windows=1, updates=1, share=0.0, same_noise=False)
     (speech,), before = asked(Moments(base, examples, recipe), recipe)
     takes, draws = act(base.net, base, [speech], before, recipe, torch.Generator().manual_seed(3))
@@ -73,7 +73,7 @@ def test_without_draws_takes_are_the_samplers_own(base: MotionGenerator, example
     assert torch.equal(with_prefix(torch.cat([prefix, takes[g]], 1), prefix)[:, windows.prefix :], takes[g])
 
 
-def test_takes_that_begin_alike_part_by_their_draws_alone(base: MotionGenerator, examples: list[Example]) -> None:  # noqa: F811
+def test_takes_that_begin_alike_part_by_their_draws_alone(base: MotionGenerator, examples: list[Example]) -> None:
     apart = {}
     for same_noise in (True, False):
         recipe = replace(RECIPE, same_noise=same_noise, level=1e-4)
@@ -86,7 +86,7 @@ def test_takes_that_begin_alike_part_by_their_draws_alone(base: MotionGenerator,
 
 
 def test_probabilities_are_those_of_the_draws_until_the_policy_moves(
-    base: MotionGenerator, examples: list[Example]  # noqa: F811
+    base: MotionGenerator, examples: list[Example]
 ) -> None:
     scored = batch(base.net, base, Moments(base, examples, RECIPE), [high], RECIPE, np.random.default_rng(0))
     net = copy.deepcopy(base.net)
@@ -104,7 +104,7 @@ def test_probabilities_are_those_of_the_draws_until_the_policy_moves(
     assert after.figures["kl"] > 0
 
 
-def test_the_reward_rises(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:  # noqa: F811
+def test_the_reward_rises(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:
     recipe = replace(RECIPE, out=tmp_path, steps=24, learning_rate=2e-3, clip=0.1, kl=0.0, groups=3, checkpoint_every=8)
     better = MotionGenerator.load(train_policy(recipe, base, examples, [high], quiet, quiet))
     moments, fixed = Moments(base, examples, recipe), replace(recipe, groups=6, level=0.0, draws=0, updates=1, same_noise=False)
@@ -118,7 +118,7 @@ def test_the_reward_rises(base: MotionGenerator, examples: list[Example], tmp_pa
 
 
 def test_interrupted_runs_give_the_curves_of_unbroken_ones(
-    base: MotionGenerator, examples: list[Example], model: FaceModel, tmp_path: Path  # noqa: F811
+    base: MotionGenerator, examples: list[Example], model: FaceModel, tmp_path: Path
 ) -> None:
     class Stopped(Exception):
         pass
@@ -140,7 +140,7 @@ def test_interrupted_runs_give_the_curves_of_unbroken_ones(
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [2, 4, 6, 8]
 
 
-def test_flat_groups_are_dropped_and_counted(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:  # noqa: F811
+def test_flat_groups_are_dropped_and_counted(base: MotionGenerator, examples: list[Example], tmp_path: Path) -> None:
     def moody(takes: Takes) -> dict[str, torch.Tensor]:
         return high(takes) if takes.example.person == "p0" else {"high": torch.zeros(len(takes.motion))}
 
@@ -156,7 +156,7 @@ def test_flat_groups_are_dropped_and_counted(base: MotionGenerator, examples: li
         train_policy(replace(RECIPE, out=tmp_path / "flat"), base, examples, [lambda t: {"high": torch.ones(4)}], quiet, quiet)
 
 
-def test_what_does_not_fit_is_refused(base: MotionGenerator, examples: list[Example]) -> None:  # noqa: F811
+def test_what_does_not_fit_is_refused(base: MotionGenerator, examples: list[Example]) -> None:
     def low(takes: Takes) -> dict[str, torch.Tensor]:
         return {"low": -high(takes)["high"]}
 

@@ -10,36 +10,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train import quiet, toy_examples, toy_recipe
+from test_train import quiet, toy_recipe
+from toy import base, examples, model  # noqa: F401 - fixtures
 
-from vivavoce import Animator
 from vivavoce.apps.verdicts import write_verdict
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.speech.analysis import Analysis
 from vivavoce.train.data import Example
-from vivavoce.train.motion import loss_weight, train_motion
+from vivavoce.train.motion import loss_weight
 from vivavoce.train.post import PostRecipe, Windows, train_post
 from vivavoce.train.rollout import Rollout, RolloutRecipe, chosen, masked, rollouts
 from vivavoce.train.verdict import against, judge_all
 
 LADDER = RolloutRecipe(count=5, seconds=3.0)
-
-
-@pytest.fixture(scope="module")
-def model(animator: Animator) -> FaceModel:
-    return animator.space.model
-
-
-@pytest.fixture(scope="module")
-def examples(model: FaceModel) -> list[Example]:
-    return toy_examples(model)
-
-
-@pytest.fixture(scope="module")
-def base(model: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> MotionGenerator:
-    recipe = toy_recipe(tmp_path_factory.mktemp("base") / "run", model, steps=60, batch=8)
-    return MotionGenerator.load(train_motion(recipe, model, Analysis(), quiet, quiet))
 
 
 @pytest.fixture(scope="module")

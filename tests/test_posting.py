@@ -26,7 +26,7 @@ def test_options_that_do_not_go_together(options: dict, complaint: str, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_answers_become_pairs_or_a_sentence(examples: list[Example], tmp_path: Path) -> None:  # noqa: F811
+def test_answers_become_pairs_or_a_sentence(examples: list[Example], tmp_path: Path) -> None:
     (tmp_path / "groups").mkdir()
     takes = torch.arange(3.0)[:, None, None].expand(3, 5, 31).contiguous()
     for number in (0, 3):

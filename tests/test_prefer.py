@@ -51,7 +51,7 @@ def rolled(width: int, stretches: int = 2) -> list[Rollout]:
 
 @pytest.fixture(scope="module")
 def clips(
-    animator: Animator, small: Reference, base: MotionGenerator, examples: list[Example],  # noqa: F811
+    animator: Animator, small: Reference, base: MotionGenerator, examples: list[Example],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Clips of all takes, with a tone that grows louder as the recording's sound."""
@@ -66,7 +66,7 @@ def clips(
 
 
 @pytest.fixture
-def asked(examples: list[Example]) -> list[Trial]:  # noqa: F811
+def asked(examples: list[Example]) -> list[Trial]:
     return trials(rolled(3), examples, seed=0)
 
 
@@ -92,7 +92,7 @@ def url(asked: list[Trial], clips: Path, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_every_two_takes_are_compared_once_and_sides_are_fair(examples: list[Example]) -> None:  # noqa: F811
+def test_every_two_takes_are_compared_once_and_sides_are_fair(examples: list[Example]) -> None:
     many = [Rollout(example=i % len(examples), takes=torch.zeros(5, 2, 1)) for i in range(6)]
     asked = trials(many, examples, seed=1)
     assert len({trial.pair for trial in asked}) == len(asked) == 6 * 10
@@ -104,7 +104,7 @@ def test_every_two_takes_are_compared_once_and_sides_are_fair(examples: list[Exa
 
 
 def test_clips_show_the_take_and_sound_as_recorded(
-    clips: Path, small: Reference, base: MotionGenerator, examples: list[Example]  # noqa: F811
+    clips: Path, small: Reference, base: MotionGenerator, examples: list[Example]
 ) -> None:
     frames = [np.stack(list(read_frames(clip_file(clips, 0, k), 25.0))).astype(float) for k in range(TAKES)]
     assert frames[0].shape == (FRAMES, 128, 128, 3)
@@ -169,7 +169,7 @@ def test_a_damaged_pairs_file_stops_the_sitting(asked: list[Trial], tmp_path: Pa
 
 
 def test_pairs_are_judged_by_keyboard_in_a_browser(
-    chromium: str, playwright: Playwright, url: str, asked: list[Trial], tmp_path: Path,  # noqa: F811
+    chromium: str, playwright: Playwright, url: str, asked: list[Trial], tmp_path: Path,
 ) -> None:
     from playwright.sync_api import expect
 

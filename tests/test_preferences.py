@@ -75,7 +75,7 @@ def test_best_and_worst_of_three_takes() -> None:
         best_and_worst([replace(told[0], clip="c1")], rolled, clips)
 
 
-def test_only_what_sounds_as_recorded_is_judged(examples: list[Example]) -> None:  # noqa: F811
+def test_only_what_sounds_as_recorded_is_judged(examples: list[Example]) -> None:
     first, second = examples[:2]
     disguised = replace(first, speech=first.speech + 1, motion=first.motion + 1)
     found = as_recorded([first, disguised, first, second, replace(second, speech=None)])
@@ -84,7 +84,7 @@ def test_only_what_sounds_as_recorded_is_judged(examples: list[Example]) -> None
 
 
 def test_what_people_preferred_becomes_likelier(
-    base: MotionGenerator, examples: list[Example], model: FaceModel, tmp_path: Path  # noqa: F811
+    base: MotionGenerator, examples: list[Example], model: FaceModel, tmp_path: Path
 ) -> None:
     """Somebody who likes the higher of two takes' first coefficients."""
     rolled = rollouts(base, examples, GROUPS, tmp_path / "groups", rate_hz=25, progress=quiet)

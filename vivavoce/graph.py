@@ -24,8 +24,8 @@ class _Traceable(nn.Module):
 def traced(function: Callable[..., Any], *given: Tensor, networks: tuple[nn.Module, ...] = ()) -> Graph:
     """The function, for inference on inputs of the shapes and types of those given.
 
-    What depends on constants only is computed once, and between its operators no other thread waits for Python's lock. Results
-    are equal but for rounding. ``networks``: those that it uses, for evaluation; their weights must not change any more. The
+    What depends on constants only is computed once, and while it runs other threads may hold Python's lock. Results are equal but
+    for rounding. ``networks``: those that it uses, for evaluation; their weights must not change any more. The
     function must do the same whatever the inputs' numbers are, and return a tensor or a tuple of tensors.
     """
     with torch.no_grad(), warnings.catch_warnings():

@@ -288,7 +288,7 @@ class TrainPost:
     seed: Annotated[int, arg(metavar="N")] = 0
     """Equal seeds give equal weights."""
     weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
-    """Folder with the motion.safetensors to begin with."""
+    """Folder with the motion.safetensors to begin with; the ones that ship are post-trained already."""
 
     def run(self) -> None:
         with interrupt.held():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vivavoce.judge.evidence import Evidence
-from vivavoce.judge.figures import FIGURES, SUFFIX, Figure, measured
+from vivavoce.judge.figures import FIGURES, SUFFIX, Figure, figures_of
 from vivavoce.judge.gather import Tools, gather, raise_if_ours
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.report import KEPT, check_folder, write_report
@@ -80,7 +80,7 @@ def check_rewards(pairs: Sequence[Pair], options: Options, figures: Sequence[Des
 def _judged(pair: Pair, remember: Callable[[Pair], tuple[Evidence, tuple[str, ...]]], figures: Sequence[Figure]) -> Row:
     try:
         evidence, notes = remember(pair)
-        found, untold = measured(evidence, figures)
+        found, untold = figures_of(evidence, figures)
     except (ValueError, OSError) as error:
         raise_if_ours(error)
         return Row(pair=pair, figures={}, problem=" ".join(str(error).split()))

@@ -21,6 +21,7 @@ from vivavoce.latent.mesh import rigid_fit
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.stretches import stretches
 from vivavoce.latent.topology import JAW_POINTS, LANDMARKS, LIPS
+from vivavoce.metrics import sync
 from vivavoce.nets.sync import PARTS, SyncNetwork, grey
 from vivavoce.speech import acoustic
 from vivavoce.speech.analysis import Analysis
@@ -93,9 +94,8 @@ def distances_by_offset(windows: Windows, furthest: int = FURTHEST) -> Float[np.
 
 
 def offset_and_confidence(windows: Windows, furthest: int = FURTHEST) -> tuple[int, float]:
-    """Frames by which the video is late (negative: early), and how sure that is: median less minimum of the mean distances."""
-    apart = distances_by_offset(windows, furthest)
-    return int(apart.argmin()) - furthest, float(np.median(apart) - apart.min())
+    """Frames by which the video is late (negative: early), and how sure that is (`metrics.sync`)."""
+    return sync.offset_and_confidence(distances_by_offset(windows, furthest))
 
 
 def two_way(windows: Windows) -> Float[np.ndarray, " w"]:

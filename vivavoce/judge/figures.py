@@ -45,15 +45,9 @@ class Figure:
     alone: bool = False
 
 
-def figures_of(evidence: Evidence, figures: Sequence[Figure] | None = None) -> dict[str, float]:
-    """The figures (by default FIGURES) that the evidence allows, by name, and those of the recording, by name and SUFFIX; what
-    comes out as NaN is left out."""
-    return measured(evidence, FIGURES if figures is None else figures)[0]
-
-
-def measured(evidence: Evidence, figures: Sequence[Figure]) -> tuple[dict[str, float], tuple[str, ...]]:
-    """`figures_of`, and what is to be said of those that the evidence allows and that could not be told all the same. One that
-    fails leaves the others alone."""
+def figures_of(evidence: Evidence, figures: Sequence[Figure]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The figures that the evidence allows, by name, and those of the recording, by name and SUFFIX; and what is to be said of
+    those that could not be told all the same, which are left out. One that fails leaves the others alone."""
     real = evidence.of_recording()
     found: dict[str, float] = {}
     notes: list[str] = []

@@ -30,26 +30,13 @@ def distances_by_offset(
     return np.array(found)
 
 
-def offset_and_confidence(
-    video: Float[np.ndarray, "t d"], audio: Float[np.ndarray, "t d"], furthest: int, *, padded: bool = False
-) -> tuple[int, float]:
+def offset_and_confidence(apart: Float[np.ndarray, " o"]) -> tuple[int, float]:
     """argmin of D(k) (`distances_by_offset`), positive: the video is late, and SyncNet's confidence median D - min D.
 
     Chung and Zisserman 2016. Offset near 0 is good; confidence from 0, higher is better up to what recordings have: generated
-    lips can surpass them by opening wide. Both are only as good as the embeddings.
+    lips can surpass them by opening wide. Both are only as good as the embeddings. ``apart``: of offsets -n to n.
     """
-    apart = distances_by_offset(video, audio, furthest, padded=padded)
-    return int(apart.argmin()) - furthest, float(np.median(apart) - apart.min())
-
-
-def two_way_accuracy(in_sync: Float[np.ndarray, " n"], shifted: Float[np.ndarray, " n"]) -> float:
-    """Share of pairs whose score (higher: in sync) is higher with the right sound than with a wrong one; ties count half.
-
-    0 to 1, higher is better, 0.5 by chance. How easy it is depends on how the wrong sounds were chosen. NaN without pairs.
-    """
-    a, b = np.asarray(in_sync), np.asarray(shifted)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    return float(((a > b) + 0.5 * (a == b)).mean()) if len(a) else float("nan")
+    return int(apart.argmin()) - len(apart) // 2, float(np.median(apart) - apart.min())
 
 
 def sound_offset(
@@ -60,7 +47,7 @@ def sound_offset(
     argmax over k of corr(opening'(t + k), loudness'(t)), ' being the change over time; near 0 is good, -furthest to furthest.
     ``loudness``: square root of the amplitude, or dB. Loudness tells little of lips: in 74 recordings of five seconds and more
     r is 0.2, the median 0.04 s early, and half of the clips lie from 0.08 s early to 0.11 s late. So give the median over many
-    clips, or the sync expert's offset (`offset_and_confidence`).
+    clips, or the sync expert's offset (`judge.expert`).
     """
     assert opening.shape == loudness.shape, (opening.shape, loudness.shape)
     furthest, count = round(furthest_seconds * rate_hz), len(opening)

@@ -1,6 +1,7 @@
 """What post-training bought: motion on recordings of other people, judged clip by clip, and compared with the base by clip.
 
-Motion itself is judged, on the mean face: nothing is rendered. No objective of `post` was trained on any of these figures.
+Motion itself is judged, on the mean face: nothing is rendered. Objectives that learn from takes and recordings never see these
+figures; rewards of `policy` are near kin to some (docs/post-training.md).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from vivavoce.judge.standard.crops import Image, sync_crops
 from vivavoce.judge.standard.mfcc import RATE_HZ, mfcc
 from vivavoce.judge.standard.weights import fill, read_weights
 from vivavoce.latent.motion import MOTION_RATE_HZ
-from vivavoce.metrics.sync import distances_by_offset
+from vivavoce.metrics.sync import distances_by_offset, offset_and_confidence
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 
 EXPECTED = "syncnet_v2.model of joonson/syncnet_python"
@@ -139,8 +139,8 @@ def scores(seen: Float[np.ndarray, "n d"], heard: Float[np.ndarray, "n d"]) -> t
     Windows that would hear past an end hear the embedding 0, as in the published script: every figure in print has it so.
     """
     apart = distances_by_offset(seen.astype(np.float64), heard.astype(np.float64), FURTHEST, padded=True)
-    lowest = float(apart.min())
-    return float(np.median(apart)) - lowest, lowest, float(apart.argmin()) - FURTHEST
+    offset, confidence = offset_and_confidence(apart)
+    return confidence, float(apart.min()), float(offset)
 
 
 def _flat(inputs: int, outputs: int, kernel: int | tuple[int, int], padding: int) -> tuple[nn.Module, ...]:
