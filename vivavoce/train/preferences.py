@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
+from vivavoce.generate import MotionGenerator
+from vivavoce.latent.mesh import FaceModel
 from vivavoce.train.data import Example
 from vivavoce.train.rollout import Rollout
+from vivavoce.train.scorers import Figure, Takes, composed
 
 Answer = Literal["A", "B", "same"]
 ANSWERS: tuple[str, ...] = get_args(Answer)
@@ -108,3 +112,27 @@ def best_and_worst(
         if takes[best] - takes[worst] >= least:
             found.append(Rollout(example=example, takes=known[example].takes[[best, worst]]))
     return found
+
+
+def chosen_by(
+    figures: Mapping[str, Figure], rolled: Sequence[Rollout], examples: Sequence[Example], generator: MotionGenerator,
+    model: FaceModel,
+) -> list[Choice]:
+    """Every two takes of every stretch compared by one figure for each criterion, of the motion as it would be shown: for
+    experiments where nobody can be asked. It tells nothing about what people prefer."""
+    assert figures.keys() == set(CRITERIA), list(figures)
+    score, found = composed(figures, generator, model), []
+    for rollout in rolled:
+        example = examples[rollout.example]
+        assert example.speech is not None
+        recorded = example.motion[: rollout.takes.shape[1]]
+        motion = generator.shown(rollout.takes, example.speech, example.first)
+        scored = score(Takes(example=example, start=0, motion=motion, recorded=recorded))
+        for pair in combinations(range(len(motion)), 2):
+            answers = {name: _preferred(*(float(values[k]) for k in pair)) for name, values in scored.items()}
+            found.append(Choice(example=rollout.example, clip=example.clip, takes=pair, **answers))
+    return found
+
+
+def _preferred(ours: float, theirs: float) -> Answer:
+    return "same" if ours == theirs else "A" if ours > theirs else "B"

@@ -108,6 +108,8 @@ REWARDS: Mapping[str, Figure] = {
 WEIGHTS: Mapping[str, float] = {
     "lip_sync": 1.0, "expressiveness": 0.5, "motion_quality": 0.5, "perceptual": 0.25, "temporal": 0.25,
 }
+CHOOSING: Mapping[str, Figure] = {"sync": lip_sync, "naturalness": motion_quality}
+"""A stand-in for people, by the questions that they are asked (`preferences.chosen_by`)."""
 
 
 def composed(figures: Mapping[str, Figure], generator: MotionGenerator, model: FaceModel) -> Scorer:
