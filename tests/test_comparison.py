@@ -1,0 +1,91 @@
+"""Ways of post-training side by side: their recipes, that runs go on, the table and the pictures; and the stand-in for people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import quiet
+from toy import base, examples, model  # noqa: F401
+
+from vivavoce.apps import bench_post
+from vivavoce.generate import MotionGenerator
+from vivavoce.latent.mesh import FaceModel
+from vivavoce.metrics.confidence import Interval
+from vivavoce.train import comparison as module
+from vivavoce.train.comparison import WAYS, Comparison, Finding, compare, findings
+from vivavoce.train.data import Example
+from vivavoce.train.policy import PolicyRecipe
+from vivavoce.train.post import PostRecipe
+from vivavoce.train.preferences import best_and_worst, chosen_by
+from vivavoce.train.rollout import Rollout
+from vivavoce.train.scorers import CHOOSING
+
+
+def test_every_way_is_a_recipe(tmp_path: Path) -> None:
+    for way in WAYS.values():
+        if way.objective == "grpo":
+            PolicyRecipe(out=tmp_path, steps=150, **way.recipe)
+        else:
+            PostRecipe(out=tmp_path, steps=150, objective=way.objective, **way.recipe)  # type: ignore[arg-type]
+        assert Comparison(out=tmp_path).rollouts(way).count == 240
+
+
+def test_unknown_ways_and_no_steps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"called 'dpo'.*sft, ladder"):
+        Comparison(out=tmp_path, ways=("dpo",))
+    with pytest.raises(ValueError, match="0 steps"):
+        Comparison(out=tmp_path, steps=0)
+
+
+def test_runs_are_made_once_and_told_in_tables_and_pictures(
+    tmp_path: Path, base: MotionGenerator, model: FaceModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = replace(examples[0], clip="v", person="p")
+    comparison = Comparison(out=tmp_path, steps=4, seeds=2, ways=("sft", "pairs"), count=3)
+    monkeypatch.setitem(WAYS, "pairs", replace(WAYS["pairs"], recipe={**WAYS["pairs"].recipe, "batch": 2}))
+    told: list[str] = []
+    sets = {"train": examples, "val": [judged]}
+    compare(comparison, base, model, sets, quiet, told.append)
+    assert [line for line in told if "seed" in line] == [f"{WAYS[w].says}, seed {s}" for s in (0, 1) for w in ("sft", "pairs")]
+
+    def again(*args: object) -> Path:
+        raise AssertionError("a finished run was made again")
+
+    monkeypatch.setattr(module, "train_way", again)
+    compare(comparison, base, model, sets, quiet, told.append)
+    found = findings(comparison)
+    assert {way: len(runs) for way, runs in found.items()} == {"sft": 2, "pairs": 2}
+    first = bench_post.write(found, tmp_path, "post-4")
+    assert first.count("\n") == 4 and WAYS["pairs"].says in first
+    assert (tmp_path / "post-4.md").read_text().startswith("## ")
+    for picture in ("post-4.png", "post-4-training.png"):
+        assert (tmp_path / picture).stat().st_size > 5000
+
+
+def test_cells_tell_mean_range_and_stars() -> None:
+    def finding(value: float, low: float, high: float) -> Finding:
+        row = dict.fromkeys(bench_post.NAMES, Interval(value=value, low=low, high=high, count=9))
+        return Finding(figures={}, better={"all": row}, watched=[])
+
+    runs = {"sft": [finding(0.1, 0.05, 0.2), finding(0.3, -0.1, 0.5)], "ladder": [finding(-0.2, -0.3, -0.1)]}
+    lines = bench_post.table(runs, "all").splitlines()
+    assert lines[2].split(" | ")[1:3] == ["+20 % (+10 % to +30 %) *", "+0.200 (+0.100 to +0.300) *"]
+    assert lines[3].split(" | ")[2] == "-0.200 [-0.300, -0.100] *"
+
+
+def test_the_stand_in_prefers_what_is_nearer_to_the_recording(
+    base: MotionGenerator, model: FaceModel, examples: list[Example]
+) -> None:
+    number = next(i for i, e in enumerate(examples) if e.speech is not None)
+    recorded = (examples[number].motion - base.mean) / base.std
+    noise = torch.randn(recorded.shape, generator=torch.Generator().manual_seed(0))
+    rolled = [Rollout(example=number, takes=torch.stack([recorded + 2 * noise, recorded, recorded + noise]))]
+    choices = chosen_by(CHOOSING, rolled, examples, base, model)
+    assert [choice.takes for choice in choices] == [(0, 1), (0, 2), (1, 2)]
+    (pair,) = best_and_worst(choices, rolled, examples)
+    assert torch.equal(pair.takes, rolled[0].takes[[1, 0]])
+
+
