@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from toy import examples, model  # noqa: F401 - fixtures
 
-from vivavoce.apps.cli import TrainPost
+from vivavoce.apps.cli_train import TrainPost
 from vivavoce.apps.posting import check, preferred
 from vivavoce.train.data import Example
 from vivavoce.train.preferences import Answer, Choice

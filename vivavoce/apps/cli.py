@@ -1,5 +1,7 @@
 """The command line: options, and what happens when a command fails. The commands themselves are in `commands.py`.
 
+Options of `train` and `bench` are in `cli_train.py` and `cli_bench.py`; what several commands share is in `cli_base.py`.
+
 Only light modules are imported here, so that ``vivavoce --help`` answers at once; each command imports what it needs.
 """
 
@@ -9,20 +11,22 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, Self
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from vivavoce.apps import interrupt
+from vivavoce.apps.cli_base import Folder, Job, Picture, Recordings, Weights
+from vivavoce.apps.cli_bench import Bench
+from vivavoce.apps.cli_train import Train
 from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
 from vivavoce.apps.options import mistake
 
-Picture = Annotated[Positional[Path], arg(metavar="PORTRAIT", help_behavior_hint="")]
 Recording = Annotated[Positional[Path], arg(metavar="VIDEO", help_behavior_hint="")]
 SIZE_HINT = "(default: the picture's own, 1280 at most; with --crop 512)"
 Output = Annotated[Path, arg(aliases=["-o"], metavar="OUT.mp4")]
@@ -67,7 +71,7 @@ class Driven(Render):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class Demo(Job):
     """Make demo.mp4: the astronaut portrait of scikit-image says a sentence."""
 
     output: Output = Path("demo.mp4")
@@ -75,15 +79,14 @@ class Demo:
     overwrite: bool = False
     """Replace the output if it exists."""
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.demo(self)
+        return commands.demo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Animate:
+class Animate(Job):
     """Make the face of a picture speak a recording, or a text."""
 
     portrait: Picture
@@ -109,16 +112,14 @@ class Animate:
         if self.speech is not None and self.text is not None:
             raise ValueError(f"both the recording {self.speech} and --text were given: give one of them")
 
-    def run(self) -> None:
-        self.check()
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.animate(self)
+        return commands.animate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Track:
+class Track(Job):
     """Measure the motion of the face in a video: expression, gaze, head."""
 
     video: Recording
@@ -128,15 +129,14 @@ class Track:
     overwrite: bool = False
     """Replace the output if it exists."""
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.track(self)
+        return commands.track
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drive:
+class Drive(Job):
     """Put the motion of a recorded face on a portrait, with the recording's sound."""
 
     portrait: Picture
@@ -147,11 +147,10 @@ class Drive:
     """The video to write."""
     render: Driven = field(default_factory=Driven)
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.drive(self)
+        return commands.drive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,184 +165,12 @@ class Doctor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFace:
-    """Learn the face model: how faces differ, and how they move. Needs recordings of more than forty people."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for the tracked recordings and face.safetensors; tracks that are there already are used."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_face(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainMotion:
-    """Train the network from speech to facial motion, for the face model in FOLDER, or else the one that ships."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for checkpoints, the log of losses and the weights; goes on where an earlier run in it stopped."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
-    """Updates of the weights."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal weights."""
-
-    encoder: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="(default: the one that ships)")] = ("streams",)
-    """Speech encoders to hear with: "streams", the one that ships; or a wav2vec 2.0, HuBERT or Whisper checkpoint with layers,
-    such as /models/hubert-base:6,9; or several, side by side."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_motion(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPhonetic:
-    """Train the network that hears which sounds are being spoken, on a corpus of speech with timed phones."""
-
-    corpus: Annotated[Positional[Path], arg(metavar="CORPUS", help_behavior_hint="")]
-    """Folder made by `vivavoce train corpus`."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for features, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
-    """Updates of the weights."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal weights."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_phonetic(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainCorpus:
-    """Make speech whose phones are known, to train the phonetic network: texts spoken by espeak-ng, and aligned recordings."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for the corpus; what is in it already is kept, and the rest is added."""
-    texts: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of texts to speak, a sentence per line: en.txt, de.txt, zh.txt and so on. Without it only recordings are aligned."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_corpus(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRenderer:
-    """Train the network that refines frames: what a warped portrait cannot show, such as teeth and closed eyelids."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for pairs of frames, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
-    """Updates of the weights."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal weights."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_renderer(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPost:
-    """Post-train the motion network on what it makes itself, and judge what that bought on the recordings of the split `val`."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "forward_process"
-    """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, by DiffusionNFT with rewards from the
-    ladder, or by GRPO with rewards from the recording or from a judge."""
-    pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None
-    """Answers of `vivavoce prefer`, for pair_dpo; the takes lie beside them."""
-    judge: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
-    """For grpo: have takes judged by a multimodal model there (docs/model-judge.md), such as http://localhost:8000/v1. Its key is
-    $VIVAVOCE_JUDGE_KEY."""
-    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Which model judges."""
-    portrait: Annotated[Path | None, arg(metavar="PORTRAIT", help_behavior_hint="")] = None
-    """Picture of the face that the judge sees."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
-    """Updates of the weights."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal weights."""
-    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
-    """Folder with the motion.safetensors to begin with; the ones that ship are post-trained already."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_post(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSync:
-    """Train the sync expert, which judges whether lips move as the sound says."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for prepared clips, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's own)")] = None
-    """Updates of the weights, of each of the two pairs of networks."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Equal seeds give equal weights."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.train_sync(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train one of the models on recordings of your own."""
-
-    model: (
-        Annotated[TrainFace, subcommand("face")]
-        | Annotated[TrainCorpus, subcommand("corpus")]
-        | Annotated[TrainPhonetic, subcommand("phonetic")]
-        | Annotated[TrainMotion, subcommand("motion")]
-        | Annotated[TrainRenderer, subcommand("renderer")]
-        | Annotated[TrainPost, subcommand("post")]
-        | Annotated[TrainSync, subcommand("sync")]
-    )
-
-    def run(self) -> None:
-        self.model.run()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prefer:
+class Prefer(Recordings):
     """Judge takes by eye and ear: a local page shows two at a time, blind; `train post --objective pair_dpo` learns from it."""
 
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it."""
     portrait: Picture
     """Picture of the face that shows the takes."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
+    output: Folder
     """Folder for takes, clips and pairs.jsonl, the answers; goes on where an earlier sitting in it stopped."""
     recordings: Annotated[int, arg(metavar="N")] = 24
     """How many recordings are spoken again."""
@@ -355,170 +182,34 @@ class Prefer:
     """Sides of the clips."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Other recordings, takes, order and sides."""
-    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
+    weights: Weights = None
     """Folder with the motion.safetensors and face.safetensors whose takes are judged."""
     port: Annotated[int, arg(metavar="N")] = 8010
     """Port of this machine that the page is at."""
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps.prefer import run
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps.prefer import run
 
-        run.prefer(self)
+        return run.prefer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
+class Inspect(Job):
     """Look into the weights: which block of the motion network listens to which level of the speech."""
 
     what: Annotated[Positional[Literal["levels"]], arg(metavar="levels", help_behavior_hint="")]
     """Weights of the level selectors, as a table."""
-    weights: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the ones that ship)")] = None
+    weights: Weights = None
     """Folder with motion.safetensors."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.png|.svg|.pdf", help_behavior_hint="")] = None
     """Plot them there as well."""
     overwrite: bool = False
     """Replace the output if it exists."""
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.inspect_levels(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSpeech:
-    """What parts of the hearing are worth: train the motion network without each of them, and compare. Takes hours."""
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for prepared recordings, runs and the table; what is finished there already is not done again."""
-    steps: Annotated[int, arg(metavar="N")] = 1500
-    """Updates of the weights in each run."""
-    seeds: Annotated[int, arg(metavar="N")] = 2
-    """Runs of each variant."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.bench_speech(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchRender:
-    """How fast pictures are made here, and where the time goes. Takes about two minutes."""
-
-    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512, 1024)
-    """Sides of the pictures."""
-    frames: Annotated[int, arg(metavar="N")] = 250
-    """Frames to make of each size."""
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.json", help_behavior_hint="")] = None
-    """Write the figures there as well."""
-    overwrite: bool = False
-    """Replace the output if it exists."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.bench_render(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchLive:
-    """How live it is here: delays, jitter, late frames, load and memory of a server that is spoken to in real time."""
-
-    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512)
-    """Sides of the pictures."""
-    sessions: Annotated[tuple[int, ...], arg(metavar="N")] = (1, 2, 4, 8)
-    """Numbers of sessions at once."""
-    seconds: Annotated[float, arg(metavar="S")] = 20.0
-    """How long each number of sessions is watched."""
-    speech: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the demonstration's sentence)")] = None
-    """Recorded speech to play."""
-    soak: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
-    """Instead, watch one session of the first size for so many seconds."""
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT.json", help_behavior_hint="")] = None
-    """Write the figures there as well."""
-    overwrite: bool = False
-    """Replace the output if it exists."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.bench_live(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchBaselines:
-    """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
-
-    Takes an hour on two cores; goes on where it was stopped. If `rhubarb` is on the PATH, its mouth shapes are in the table too.
-    """
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the splits train and val."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for videos, report and table; what is finished there already is not done again."""
-    seconds: Annotated[float, arg(metavar="S")] = 4.0
-    """How much of each recording counts."""
-    most: Annotated[int, arg(metavar="N")] = 6
-    """Recordings of one person at most."""
-    people: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """People at most."""
-    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Write the table there as well, as baselines.md."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.bench_baselines(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchMetrics:
-    """Whether figures see what they are meant to see: recordings are damaged by degrees and judged.
-
-    Takes an hour on two cores; goes on where it was stopped.
-    """
-
-    data: Annotated[Positional[Path], arg(metavar="DATA", help_behavior_hint="")]
-    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the split val."""
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")]
-    """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
-    seconds: Annotated[float, arg(metavar="S")] = 4.0
-    """How much of each recording counts."""
-    people: Annotated[int, arg(metavar="N")] = 6
-    """People; one recording each. Two more whose words are known are added."""
-    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Write metrics.md and its plots there as well."""
-
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
-
-        commands.bench_metrics(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Measure what parts of the system are worth, or how fast it is here."""
-
-    what: (
-        Annotated[BenchSpeech, subcommand("speech")]
-        | Annotated[BenchRender, subcommand("render")]
-        | Annotated[BenchLive, subcommand("live")]
-        | Annotated[BenchBaselines, subcommand("baselines")]
-        | Annotated[BenchMetrics, subcommand("metrics")]
-    )
-
-    def run(self) -> None:
-        self.what.run()
+        return commands.inspect_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -538,7 +229,7 @@ class Networks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Job):
     """Judge generated videos against recordings, or alone: a table, JSON, and a page with plots, the worst clips first."""
 
     pairs: Annotated[Positional[Path], arg(metavar="PAIRS.csv|FOLDER", help_behavior_hint="")]
@@ -552,11 +243,10 @@ class Evaluate:
     """Equal seeds give equal intervals."""
     networks: Networks = field(default_factory=Networks)
 
-    def run(self) -> None:
-        with interrupt.held():
-            from vivavoce.apps import commands
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands
 
-        commands.evaluate(self)
+        return commands.evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -586,31 +276,33 @@ class Serving:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(Job):
     """Serve live sessions and videos: a web page at /, REST at /docs, WebSocket and WebRTC as docs/protocol.md says."""
 
     serving: Serving = field(default_factory=Serving)
 
-    def run(self) -> None:
+    def check(self) -> None:
         self.serving.check()
-        with interrupt.held():
-            from vivavoce.apps.server import run
 
-        run.serve(self.serving, browser=False)
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps.server import run
+
+        return lambda options: run.serve(options.serving, browser=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Web:
+class Web(Job):
     """Talk with a portrait in the browser: starts the server and opens its page."""
 
     serving: Serving = field(default_factory=Serving)
 
-    def run(self) -> None:
+    def check(self) -> None:
         self.serving.check()
-        with interrupt.held():
-            from vivavoce.apps.server import run
 
-        run.serve(self.serving, browser=True)
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps.server import run
+
+        return lambda options: run.serve(options.serving, browser=True)
 
 
 Command = (

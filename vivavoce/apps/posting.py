@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vivavoce.apps.clips import Stage
 from vivavoce.apps.model_judge import CRITERIA, ModelJudge, judged
+from vivavoce.apps.parts import shipped
 from vivavoce.apps.progress import Bar, Lines
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
@@ -26,7 +26,7 @@ from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rol
 from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed
 
 if TYPE_CHECKING:
-    from vivavoce.apps.cli import TrainPost
+    from vivavoce.apps.cli_train import TrainPost
 
 Report = Bar | Lines
 Trainer = Callable[[Sequence[Example], Report], Path]
@@ -89,9 +89,8 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     if options.judge is None or options.model is None or options.portrait is None:
         scorer = composed(REWARDS, base, model)
         return lambda examples, report: train_policy(recipe, base, examples, [scorer], report, report.say)
-    shipped = Path(str(resources.files("vivavoce") / "weights"))
-    own = (options.weights or shipped) / "face.safetensors"
-    space = MotionSpace.load(own if own.is_file() else shipped / own.name, shipped / "renderer.safetensors")
+    own = (options.weights or shipped()) / "face.safetensors"
+    space = MotionSpace.load(own if own.is_file() else shipped() / own.name, shipped() / "renderer.safetensors")
     reference = space.reference(Portrait.open(options.portrait), size=JUDGED_PIXELS, crop=True)
     stage = Stage(space, reference, base, {clip.name: clip for clip in read_manifest(options.data, "train")})
     judge = ModelJudge.of(options.judge, options.model, options.output / "scores")

@@ -1,0 +1,123 @@
+"""Options of `vivavoce bench`. What the commands do is in `commands_bench.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from tyro.conf import arg, subcommand
+
+from vivavoce.apps.cli_base import Data, Figures, Folder, Recordings, SplitRecordings, Watching
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSpeech(SplitRecordings):
+    """What parts of the hearing are worth: train the motion network without each of them, and compare. Takes hours."""
+
+    output: Folder
+    """Folder for prepared recordings, runs and the table; what is finished there already is not done again."""
+    steps: Annotated[int, arg(metavar="N")] = 1500
+    """Updates of the weights in each run."""
+    seeds: Annotated[int, arg(metavar="N")] = 2
+    """Runs of each variant."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_speech
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRender(Figures):
+    """How fast pictures are made here, and where the time goes. Takes about two minutes."""
+
+    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512, 1024)
+    """Sides of the pictures."""
+    frames: Annotated[int, arg(metavar="N")] = 250
+    """Frames to make of each size."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_render
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLive(Figures):
+    """How live it is here: delays, jitter, late frames, load and memory of a server that is spoken to in real time."""
+
+    sizes: Annotated[tuple[int, ...], arg(metavar="PIXELS")] = (256, 512)
+    """Sides of the pictures."""
+    sessions: Annotated[tuple[int, ...], arg(metavar="N")] = (1, 2, 4, 8)
+    """Numbers of sessions at once."""
+    seconds: Annotated[float, arg(metavar="S")] = 20.0
+    """How long each number of sessions is watched."""
+    speech: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the demonstration's sentence)")] = None
+    """Recorded speech to play."""
+    soak: Annotated[float | None, arg(metavar="S", help_behavior_hint="")] = None
+    """Instead, watch one session of the first size for so many seconds."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_live
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchBaselines(Watching, SplitRecordings):
+    """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
+
+    Takes an hour on two cores; goes on where it was stopped. If `rhubarb` is on the PATH, its mouth shapes are in the table too.
+    """
+
+    most: Annotated[int, arg(metavar="N")] = 6
+    """Recordings of one person at most."""
+    people: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """People at most."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write the table there as well, as baselines.md."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_baselines
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchMetrics(Watching, Recordings):
+    """Whether figures see what they are meant to see: recordings are damaged by degrees and judged.
+
+    Takes an hour on two cores; goes on where it was stopped.
+    """
+
+    data: Data
+    """Folder of recordings with a MANIFEST.csv, as docs/formats.md describes it; it needs the split val."""
+    output: Folder
+    """Folder for videos, report, metrics.md and its plots; what is finished there already is not done again."""
+    people: Annotated[int, arg(metavar="N")] = 6
+    """People; one recording each. Two more whose words are known are added."""
+    document: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Write metrics.md and its plots there as well."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what parts of the system are worth, or how fast it is here."""
+
+    what: (
+        Annotated[BenchSpeech, subcommand("speech")]
+        | Annotated[BenchRender, subcommand("render")]
+        | Annotated[BenchLive, subcommand("live")]
+        | Annotated[BenchBaselines, subcommand("baselines")]
+        | Annotated[BenchMetrics, subcommand("metrics")]
+    )
+
+    def run(self) -> None:
+        self.what.run()

@@ -1,0 +1,135 @@
+"""What `vivavoce train` does: recipes from options, and where the weights are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from vivavoce.apps.parts import parts, shipped
+from vivavoce.apps.progress import reporter
+from vivavoce.media.files import require_file
+from vivavoce.speech.streams import listened_streams
+from vivavoce.train.data import read_manifest
+
+if TYPE_CHECKING:
+    from vivavoce.apps import cli_train
+
+
+def train_face(options: cli_train.TrainFace) -> None:
+    """The face model's recipe."""
+    from vivavoce.train.face import FaceConfig, train_face
+
+    with reporter() as report:
+        weights = train_face(options.data, options.output, report, FaceConfig())
+    print(f"{weights}: learned")
+
+
+def train_phonetic(options: cli_train.TrainPhonetic) -> None:
+    """Runs the recipe of the phonetic network, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.speech.phones import PHONES
+    from vivavoce.speech.phonetic import PhoneticNetwork
+    from vivavoce.train.corpus import read_corpus
+    from vivavoce.train.phonetic import PhoneticRecipe, train_phonetic
+
+    read_corpus(options.corpus, "train")  # before the folder for the results is made
+    recipe = PhoneticRecipe(corpus=options.corpus, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        weights = train_phonetic(recipe, PhoneticNetwork.Config(phones=len(PHONES)), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def train_motion(options: cli_train.TrainMotion) -> None:
+    """Runs the recipe of the motion network, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.motion import MotionRecipe, train_motion
+
+    read_manifest(options.data, "train")  # before the folder for the results is made
+    recipe = MotionRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    model, encoder = parts(options.output, options.encoder)
+    recipe = replace(recipe, levels={"listen": listened_streams(encoder.spec.streams)})
+    torch.set_num_threads(1)
+    with reporter() as report:
+        weights = train_motion(recipe, model, encoder, report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def train_renderer(options: cli_train.TrainRenderer) -> None:
+    """Runs the recipe of the refiner, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.renderer import RendererRecipe, prepare_units, train_renderer
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    recipe = RendererRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    model, _ = parts(options.output)
+    with reporter() as report:
+        weights = train_renderer(recipe, prepare_units(recipe, model, report), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def train_post(options: cli_train.TrainPost) -> None:
+    """Post-training, what it needs before, and the verdict on the split `val`; each goes on where an earlier run stopped."""
+    from vivavoce.apps import posting
+    from vivavoce.apps.verdicts import write_verdict
+    from vivavoce.generate import MotionGenerator
+    from vivavoce.train.motion import MotionRecipe, prepare
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    posting.check(options)
+    folder = options.weights or shipped()
+    require_file(folder / "motion.safetensors", "weights of the motion network")
+    base = MotionGenerator.load(folder / "motion.safetensors")
+    model, encoder = parts(folder)
+    train = posting.trainer(options, base, model)
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        motion = MotionRecipe(data=options.data, out=options.output)
+        examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
+        weights = train(examples["train"], report)
+        table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
+    print(table)
+    print(f"{weights}: post-trained by {options.objective}")
+
+
+def train_sync(options: cli_train.TrainSync) -> None:
+    """Runs the recipe of the sync expert, which goes on where an earlier run in the same folder stopped."""
+    from vivavoce.train.sync import SyncRecipe, new_template, prepare_clips, train_sync
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    recipe = SyncRecipe(data=options.data, out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    model, _ = parts(options.output)
+    with reporter() as report:
+        clips, judged = (prepare_clips(recipe, split, model, report) for split in ("train", "val"))
+        weights = train_sync(recipe, clips, judged, new_template(model), report, report.say)
+    print(f"{weights}: trained for {recipe.steps} steps each")
+
+
+def train_corpus(options: cli_train.TrainCorpus) -> None:
+    """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
+    from vivavoce.speech.align import Aligner
+    from vivavoce.train.corpus import Writer
+    from vivavoce.train.recorded import RecordedConfig, find_recordings, make_recorded
+    from vivavoce.train.synthetic import SyntheticConfig, make_synthetic, read_texts
+
+    torch.set_num_threads(1)
+    recorded, synthetic = RecordedConfig(), SyntheticConfig()
+    recordings, aligner = find_recordings(options.data, recorded), Aligner()
+    texts = {} if options.texts is None else read_texts(options.texts, synthetic)
+    with reporter() as report:
+        writer = Writer(options.output)
+        make_synthetic(texts, writer, report, synthetic)
+        make_recorded(recordings, writer, aligner, report, recorded)
+    print(f"{options.output}: {len(writer)} utterances")
