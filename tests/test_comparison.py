@@ -17,20 +17,9 @@ from vivavoce.metrics.confidence import Interval
 from vivavoce.train import comparison as module
 from vivavoce.train.comparison import WAYS, Comparison, Finding, compare, findings
 from vivavoce.train.data import Example
-from vivavoce.train.policy import PolicyRecipe
-from vivavoce.train.post import PostRecipe
 from vivavoce.train.preferences import best_and_worst, chosen_by
 from vivavoce.train.rollout import Rollout
 from vivavoce.train.scorers import CHOOSING
-
-
-def test_every_way_is_a_recipe(tmp_path: Path) -> None:
-    for way in WAYS.values():
-        if way.objective == "grpo":
-            PolicyRecipe(out=tmp_path, steps=150, **way.recipe)
-        else:
-            PostRecipe(out=tmp_path, steps=150, objective=way.objective, **way.recipe)  # type: ignore[arg-type]
-        assert Comparison(out=tmp_path).rollouts(way).count == 240
 
 
 def test_unknown_ways_and_no_steps_are_refused(tmp_path: Path) -> None:
@@ -38,6 +27,8 @@ def test_unknown_ways_and_no_steps_are_refused(tmp_path: Path) -> None:
         Comparison(out=tmp_path, ways=("dpo",))
     with pytest.raises(ValueError, match="0 steps"):
         Comparison(out=tmp_path, steps=0)
+    with pytest.raises(ValueError, match="steps is 151: give a multiple of 2"):
+        Comparison(out=tmp_path, steps=151)
 
 
 def test_runs_are_made_once_and_told_in_tables_and_pictures(
@@ -56,6 +47,8 @@ def test_runs_are_made_once_and_told_in_tables_and_pictures(
 
     monkeypatch.setattr(module, "train_way", again)
     compare(comparison, base, model, sets, quiet, told.append)
+    with pytest.raises(ValueError, match="other weights or stretches: give another folder"):
+        compare(replace(comparison, count=2), base, model, sets, quiet, told.append)
     found = findings(comparison)
     assert {way: len(runs) for way, runs in found.items()} == {"sft": 2, "pairs": 2}
     first = bench_post.write(found, tmp_path, "post-4")

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from tyro.conf import arg, subcommand
 
-from vivavoce.apps.cli_base import Data, Figures, Folder, Recordings, SplitRecordings, Watching
+from vivavoce.apps.cli_base import Data, Figures, Folder, Recordings, SplitRecordings, Watching, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,29 @@ class BenchSpeech(SplitRecordings):
         from vivavoce.apps import commands_bench
 
         return commands_bench.bench_speech
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPost(SplitRecordings):
+    """What ways of post-training are worth: each from the same weights on the same recordings, compared. Takes hours."""
+
+    output: Folder
+    """Folder for prepared recordings, rollouts, runs, tables and plots; what is finished there already is not done again."""
+    weights: Weights = None
+    """Weights that all begin with, as `train motion` wrote them."""
+    steps: Annotated[int, arg(metavar="N")] = 150
+    """Updates of the weights in each run."""
+    seeds: Annotated[int, arg(metavar="N")] = 3
+    """Runs of each way."""
+    ways: Annotated[tuple[str, ...], arg(metavar="WAY", help_behavior_hint="(default: all)")] = ()
+    """Only these: sft, ladder, ladder-own, forward, ..., as docs/post-training.md lists them."""
+    stretches: Annotated[int, arg(metavar="N")] = 240
+    """Recorded stretches that are rolled out."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_bench
+
+        return commands_bench.bench_post
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +136,7 @@ class Bench:
 
     what: (
         Annotated[BenchSpeech, subcommand("speech")]
+        | Annotated[BenchPost, subcommand("post")]
         | Annotated[BenchRender, subcommand("render")]
         | Annotated[BenchLive, subcommand("live")]
         | Annotated[BenchBaselines, subcommand("baselines")]

@@ -14,7 +14,7 @@ from vivavoce.apps.commands import DEMO_SENTENCE, load_animator
 from vivavoce.apps.parts import parts, shipped
 from vivavoce.apps.progress import reporter
 from vivavoce.media.audio import Audio
-from vivavoce.media.files import check_writable
+from vivavoce.media.files import check_writable, require_file
 from vivavoce.media.speak import speak
 
 if TYPE_CHECKING:
@@ -69,6 +69,34 @@ def bench_speech(options: cli_bench.BenchSpeech) -> None:
         table = ablate(ablation, model, encoder, report, report.say)
     print(table.read_text(), end="")
     print(f"{table}: written")
+
+
+def bench_post(options: cli_bench.BenchPost) -> None:
+    """The comparison of post-training, which goes on where an earlier one in the same folder stopped."""
+    from vivavoce.apps import bench_post as told
+    from vivavoce.generate import MotionGenerator
+    from vivavoce.train.comparison import WAYS, Comparison, compare, findings
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.motion import MotionRecipe, prepare
+
+    for split in ("train", "val"):
+        read_manifest(options.data, split)  # before the folder for the results is made
+    comparison = Comparison(
+        out=options.output, steps=options.steps, seeds=options.seeds, ways=options.ways or tuple(WAYS), count=options.stretches
+    )
+    folder = options.weights or shipped()
+    require_file(folder / "motion.safetensors", "weights of the motion network")
+    base = MotionGenerator.load(folder / "motion.safetensors")
+    model, encoder = parts(folder)
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        recipe = MotionRecipe(data=options.data, out=options.output)
+        examples = {split: prepare(recipe, split, model, encoder, report) for split in ("train", "val")}
+        compare(comparison, base, model, examples, report, report.say)
+    name = f"post-{options.steps}"
+    print(told.write(findings(comparison), options.output, name), end="")
+    print(f"{options.output / name}.md: written")
 
 
 def bench_baselines(options: cli_bench.BenchBaselines) -> None:

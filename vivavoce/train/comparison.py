@@ -22,7 +22,7 @@ from vivavoce.train.motion import MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, train_post
 from vivavoce.train.preferences import best_and_worst, chosen_by
-from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, rollouts
+from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, fingerprint, rollouts
 from vivavoce.train.scorers import CHOOSING, REWARDS, composed
 from vivavoce.train.verdict import Judged, against, judge_all, summary
 
@@ -89,10 +89,19 @@ class Comparison:
         unknown = [name for name in self.ways if name not in WAYS]
         if unknown:
             raise ValueError(f"no way of post-training is called {unknown[0]!r}: give some of {', '.join(WAYS)}")
+        for name in self.ways:
+            self.recipe(name, 0)  # which refuses steps that will not do
 
     def folder(self, name: str, seed: int) -> Path:
         """Of one run; it tells way, steps and seed, so that other runs are not mistaken for it."""
         return self.out / f"{name}-{self.steps}-{seed}"
+
+    def recipe(self, name: str, seed: int) -> PostRecipe | PolicyRecipe:
+        """Of one run."""
+        way, out = WAYS[name], self.folder(name, seed)
+        if way.objective == "grpo":
+            return PolicyRecipe(out=out, steps=self.steps, seed=seed, **way.recipe)
+        return PostRecipe(out=out, objective=way.objective, steps=self.steps, seed=seed, **way.recipe)  # type: ignore[arg-type]
 
     def rollouts(self, way: Way) -> RolloutRecipe:
         """Those that a way learns from."""
@@ -114,8 +123,9 @@ def compare(
     progress: Progress, report: Callable[[str], None],
 ) -> None:
     """Run and judge what is not there yet; ``examples``: of the splits train and val. A run that was interrupted goes on from its
-    checkpoint."""
+    checkpoint. ValueError where the folder holds runs from another start."""
     comparison.out.mkdir(parents=True, exist_ok=True)
+    mark(comparison, base)
     before: list[Judged] | None = None
     for seed in range(comparison.seeds):
         for name in comparison.ways:
@@ -131,16 +141,23 @@ def compare(
                 gc.collect()
 
 
+def mark(comparison: Comparison, base: MotionGenerator) -> None:
+    """Tell the folder what its runs begin with; ValueError where they began with something else."""
+    stamp = json.dumps({"weights": fingerprint(base), "count": comparison.count})
+    file = comparison.out / "start.json"
+    if file.exists() and file.read_text() != stamp:
+        raise ValueError(f"{comparison.out} holds runs from other weights or stretches: give another folder, or remove it")
+    file.write_text(stamp)
+
+
 def train_way(
     comparison: Comparison, name: str, seed: int, base: MotionGenerator, model: FaceModel, examples: Sequence[Example],
     progress: Progress, report: Callable[[str], None],
 ) -> Path:
     """One run; its weights' path."""
-    way, out = WAYS[name], comparison.folder(name, seed)
-    if way.objective == "grpo":
-        policy = PolicyRecipe(out=out, steps=comparison.steps, seed=seed, **way.recipe)
-        return train_policy(policy, base, examples, [composed(REWARDS, base, model)], progress, report)
-    recipe = PostRecipe(out=out, objective=way.objective, steps=comparison.steps, seed=seed, **way.recipe)  # type: ignore[arg-type]
+    way, recipe = WAYS[name], comparison.recipe(name, seed)
+    if isinstance(recipe, PolicyRecipe):
+        return train_policy(recipe, base, examples, [composed(REWARDS, base, model)], progress, report)
     if way.objective == "pair_dpo":
         examples = as_recorded(examples)  # a person would hear the recording's own sound
     ladder = comparison.rollouts(way)
@@ -149,7 +166,7 @@ def train_way(
         choices = chosen_by(CHOOSING, rolled, examples, base, model)
         rolled = best_and_worst(choices, rolled, examples)
         report(f"{len(choices)} choices; in {len(rolled)} stretches a take is better than another")
-    weight = loss_weight(MotionRecipe(data=out, out=out), base.layout, model, base.std)
+    weight = loss_weight(MotionRecipe(data=comparison.out, out=comparison.out), base.layout, model, base.std)
     return train_post(recipe, base, examples, rolled, ladder, weight, progress, report)
 
 
