@@ -62,8 +62,8 @@ def load_part(kind: Any, base: str | Path, part: str, *, dtype: torch.dtype) -> 
         raise ValueError(f"{folder} holds a model of class {found!r}: give one with a {part} of class {kind.__name__}")
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
-            f"{folder} has no safetensors, and pickled weights (.bin) are not opened, since they can run code: save the checkpoint "
-            f"with safetensors"
+            f"{folder} has no safetensors, and pickled weights (.bin) are not opened, since they can run code: save the "
+            f"checkpoint with safetensors"
         )
     try:
         with _quiet():
@@ -85,8 +85,8 @@ def _downloaded(base: str | Path, part: str) -> Path:
         return Path(hub.snapshot_download(base, allow_patterns=[f"{part}/*.json", f"{part}/*.safetensors"]))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{base} is no folder, and the Hugging Face hub did not give it ({_line(error)}): download the checkpoint and give its "
-            f"folder"
+            f"{base} is no folder, and the Hugging Face hub did not give it ({_line(error)}): download the checkpoint and give "
+            f"its folder"
         ) from error
 
 

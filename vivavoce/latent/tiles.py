@@ -27,9 +27,7 @@ class Tiling:
 
 
 def grid(height: int, width: int, side: int, stride: int) -> list[list[Tile]]:
-    """Rows of tiles; those at the lower and right edges may be smaller. One where everything fits into one."""
-    if height <= side and width <= side:
-        return [[(slice(0, height), slice(0, width))]]
+    """Rows of tiles; those at the lower and right edges may be smaller."""
     return [[(slice(y, y + side), slice(x, x + side)) for x in range(0, width, stride)] for y in range(0, height, stride)]
 
 

@@ -1,4 +1,4 @@
-"""VideoSpace: the causal video autoencoder of Wan 2.1 and 2.2 as a latent space, through diffusers' AutoencoderKLWan (extra ``video``).
+"""VideoSpace: the causal video autoencoder of Wan 2.1 and 2.2 as a latent space (diffusers' AutoencoderKLWan, extra ``video``).
 
 Encoder and decoder are causal: their convolutions see the picture or latent at hand and features of the two before it. diffusers
 keeps those features in the autoencoder, so that one clip at a time can be in it, and whole. Here they are a value that the caller
@@ -79,8 +79,8 @@ class VideoSpace:
         _check_config(config, factor, stride)
         for size, side in ((height, "height"), (width, "width")):
             if size < factor or size % factor:
-                near = max(1, size // factor) * factor
-                raise ValueError(f"a {side} of {size} px was asked for: give a multiple of {factor}, like {near} or {near + factor}")
+                low = max(1, size // factor) * factor
+                raise ValueError(f"a {side} of {size} px was asked for: give a multiple of {factor}, like {low} or {low + factor}")
         if tiling and (tiling.side % factor or tiling.stride % factor):
             raise ValueError(f"tiles of {tiling.side} px every {tiling.stride} px were asked for: give multiples of {factor}")
         if not fps > 0:
@@ -107,7 +107,7 @@ class VideoSpace:
     def reference(self, portrait: Portrait, *, crop: bool = False) -> VideoReference:
         """The portrait at the space's size and its latent: as much of it as fits, or cropped to head and shoulders.
 
-        What doesn't fit is cut away round the face. ValueError where the face asked for isn't there; only a crop needs one at all.
+        What doesn't fit is cut away round the face. ValueError where the face asked for isn't there; only a crop needs one.
         """
         face = chosen_face(portrait) if crop else face_if_any(portrait)
         low, size = window(face, portrait.image.shape, aspect=self.width / self.height, close=crop)
@@ -216,8 +216,8 @@ class VideoSpace:
         """Tiles of the encoder's input, in its own px, and of latents."""
         _, h, w = self.spec.event
         height, width = h * self._shrink, w * self._shrink
-        if self.tiling is None:
-            return grid(height, width, max(height, width), 1), grid(h, w, max(h, w), 1)
+        if self.tiling is None or max(self.height, self.width) <= self.tiling.side:
+            return [[(slice(height), slice(width))]], [[(slice(h), slice(w))]]
         side, stride = self.tiling.side, self.tiling.stride
         return grid(height, width, side, stride), grid(h, w, side // factor, stride // factor)
 
@@ -256,7 +256,7 @@ def _check_config(config: Any, factor: int, stride: int) -> None:
     """ValueError where the settings contradict each other or are of no Wan autoencoder for colour pictures."""
     if (config.scale_factor_spatial, config.scale_factor_temporal) != (factor, stride):
         raise ValueError(
-            f"the autoencoder's config says {config.scale_factor_spatial}x smaller and {config.scale_factor_temporal} pictures per "
+            f"the autoencoder's config says {config.scale_factor_spatial}x smaller and {config.scale_factor_temporal} pictures a "
             f"latent, but its layers make it {factor}x and {stride}: set scale_factor_spatial and scale_factor_temporal to that"
         )
     values = COLOURS * (config.patch_size or 1) ** 2
