@@ -148,6 +148,28 @@ def test_a_spec_follows_from_the_config(bases: dict[str, Path]) -> None:
         assert space.at(64, 96).spec.event == (event[0], 2 * event[1], 2 * event[2])
 
 
+PUBLISHED = {
+    "2.1": ({}, (16, 60, 104)),
+    "2.2": (
+        {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+         "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16},
+        (48, 30, 52),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "event"), PUBLISHED.values(), ids=PUBLISHED)
+def test_the_published_sizes_go_through(config: dict[str, Any], event: tuple[int, ...]) -> None:
+    """Without their numbers: on torch's meta device, which knows shapes only."""
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(**config)
+    space = VideoSpace(vae, height=480, width=832, fps=16.0)
+    assert space.spec.event == event
+    pictures, state = space.decode_float(torch.zeros(1, 2, *event, device="meta"), space.start())
+    assert pictures.shape == (1, space.spec.pictures(2), 3, 480, 832)
+    assert space.decode_float(torch.zeros(1, 1, *event, device="meta"), state)[0].shape[1] == space.spec.stride
+
+
 def test_encoding_equals_the_pipelines_however_pictures_come(space: VideoSpace, vae: AutoencoderKLWan) -> None:
     frames = clip(13)
     whole = space.encode(iter(frames))

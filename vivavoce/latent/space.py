@@ -63,9 +63,9 @@ class LatentSpec:
 class LatentSpace(Protocol[R_co]):
     """A renderer is a decoder and a tracker is an encoder (see docs/architecture.md).
 
-    How latents become pictures is each space's own affair. Between packed motion and pictures stand what a session adds (controls,
-    blinks, an output clock of any rate) and a Painter that owns scratch buffers. A video decoder has none of that, needs no
-    portrait to begin with, and its memory is a value. A common `decode` would have to pretend otherwise.
+    How latents become pictures is each space's own affair. Between packed motion and pictures stand what a session adds
+    (controls, blinks, an output clock of any rate) and a Painter that owns scratch buffers. A video decoder has none of that,
+    needs no portrait to begin with, and its memory is a value. A common `decode` would have to pretend otherwise.
     """
 
     @property

@@ -52,7 +52,8 @@ class EncoderState:
 class DecoderState:
     """What decoding remembers of one clip. Never changed, so one may go on from it again and again.
 
-    ``caches``: features per tile. ``latents``: how many were decoded so far.
+    ``caches``: features per tile; for 480 x 480 px in single precision 2.2 GB with Wan 2.1 and 1.6 GB with 2.2, however long the
+    clip. ``latents``: how many were decoded so far.
     """
 
     caches: tuple[Cache, ...] = ()
@@ -77,10 +78,10 @@ class VideoSpace:
         self._shrink = 2 ** (len(config.dim_mult) - 1)  # what the encoder does to its input, patches or pixels
         factor, stride = self._shrink * self._patch, 2 ** sum(config.temperal_downsample)
         _check_config(config, factor, stride)
-        for size, side in ((height, "height"), (width, "width")):
-            if size < factor or size % factor:
-                low = max(1, size // factor) * factor
-                raise ValueError(f"a {side} of {size} px was asked for: give a multiple of {factor}, like {low} or {low + factor}")
+        for px, side in ((height, "height"), (width, "width")):
+            if px < factor or px % factor:
+                low = max(1, px // factor) * factor
+                raise ValueError(f"a {side} of {px} px was asked for: give a multiple of {factor}, like {low} or {low + factor}")
         if tiling and (tiling.side % factor or tiling.stride % factor):
             raise ValueError(f"tiles of {tiling.side} px every {tiling.stride} px were asked for: give multiples of {factor}")
         if not fps > 0:
