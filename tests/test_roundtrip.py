@@ -98,7 +98,7 @@ def test_a_driven_portrait_moves_like_the_recording(
     animator: Animator, astronaut: Portrait, recordings: Path, tmp_path: Path
 ) -> None:
     clip = recordings / "val" / "wyhsirius-driving2.mp4"
-    frames = [f for f, _ in zip(read_frames(clip, animator.space.spec.rate_hz), range(75), strict=False)]
+    frames = [f for f, _ in zip(read_frames(clip, animator.space.spec.fps), range(75), strict=False)]
     made = list(animator.drive(astronaut, frames, size=384, crop=True))
     assert len(made) == len(frames)
     with VideoWriter(tmp_path / "driven.mp4", fps=25.0, size=(384, 384)) as writer:
@@ -113,7 +113,7 @@ def test_a_driven_portrait_moves_like_the_recording(
 
 def test_a_recordings_first_frame_driven_by_it_becomes_the_recording(animator: Animator, recordings: Path) -> None:
     clip = recordings / "val" / "wyhsirius-driving2.mp4"
-    frames = [f for f, _ in zip(read_frames(clip, animator.space.spec.rate_hz), range(60), strict=False)]
+    frames = [f for f, _ in zip(read_frames(clip, animator.space.spec.fps), range(60), strict=False)]
     made = list(animator.drive(Portrait(image=frames[0], name="first frame"), frames))
     np.testing.assert_allclose(made[0], frames[0], atol=40)  # compression and the estimated neutral face leave something
     points = animator.space.track(frames)

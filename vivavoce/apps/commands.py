@@ -68,7 +68,7 @@ def drive(options: cli.Drive) -> None:
     check_output(options.output, render.overwrite)
     portrait, seconds = Portrait.open(options.portrait, face=render.face), video_seconds(options.video)
     animator = load_animator()
-    rate = animator.space.spec.rate_hz
+    rate = animator.space.spec.fps
     recorded = shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")
     controls = Controls(expression=render.expression, head=render.head, gaze=render.gaze)
     frames = animator.drive(portrait, recorded, fps=render.fps, size=render.size, crop=render.crop, controls=controls)
@@ -81,7 +81,7 @@ def track(options: cli.Track) -> None:
     check_writable(options.output, export.SUFFIXES, options.overwrite)
     seconds = video_seconds(options.video)
     space = load_animator().space
-    rate = space.spec.rate_hz
+    rate = space.spec.fps
     with closing(shown(read_frames(options.video, rate), total=_count(seconds, rate), what="tracking")) as frames:
         latents = space.encode(frames)
     interrupt.check()

@@ -15,21 +15,21 @@ from torch import Tensor
 
 from vivavoce.latent.correction import Inference
 from vivavoce.latent.cover import mouth_is_covered
+from vivavoce.latent.framing import chosen_face, extent, window
 from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout, Motion
 from vivavoce.latent.mouth import EYES_MM
 from vivavoce.latent.refine import Refiner
 from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip, rest_of_picture
 from vivavoce.latent.space import Frame, LatentSpec
-from vivavoce.latent.topology import BROWS, LANDMARKS, SKIN
-from vivavoce.latent.tracker import FaceTracker, find_faces, square_crop
+from vivavoce.latent.topology import BROWS, LANDMARKS
+from vivavoce.latent.tracker import FaceTracker, square_crop
 from vivavoce.latent.warp import Prepared, Renderer, prepare
 from vivavoce.media.portrait import Portrait
 
 SMALLEST_FACE = 64  # px of the face's larger side
 LARGEST_YAW = 45.0  # degrees from the front
 YAW_READ = 0.77  # share of a turned head's yaw that its mesh has (rendered turns of 25 degrees, docs/log.md)
-HEAD_AND_SHOULDERS = 2.4  # sides of a face in the square that is rendered
 DEFAULT_CROP = 512  # px
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
 BROWS_READ = 0.73  # share of a drawn brow's movement that the tracker reads from the picture (docs/log.md)
@@ -68,7 +68,7 @@ class MotionSpace:
     def __init__(self, model: FaceModel, refiner: Inference | None = None):
         self.model, self.refiner, self._drawn = model, refiner, as_drawn(model)
         self.layout = Layout.of(model.widths())
-        self.spec = LatentSpec(event=self.layout.width, rate_hz=MOTION_RATE_HZ)
+        self.spec = LatentSpec(event=(self.layout.width,), rate_hz=MOTION_RATE_HZ)
 
     @classmethod
     def load(cls, face: Path, refiner: Path | None = None, *, device: torch.device | str = "cpu") -> MotionSpace:
@@ -83,11 +83,8 @@ class MotionSpace:
         the one asked for, or one that is too small or turned too far away.
         """
         face = self._pick(portrait)
-        centre = (face[:SKIN, :2].min(0) + face[:SKIN, :2].max(0)) / 2
-        extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
         height, width = portrait.image.shape[:2]
-        side = min(HEAD_AND_SHOULDERS * extent, height, width)
-        low = np.clip(centre + [0.0, 0.08 * extent] - side / 2, 0, [width - side, height - side])
+        low, (side, _) = window(face, portrait.image.shape)
         if crop:
             resolution = size or DEFAULT_CROP
             canvas, origin, scale = square_crop(portrait.image, low + side / 2, side, resolution)
@@ -149,21 +146,10 @@ class MotionSpace:
         return landmarks_of(motion, reference.rest, self._drawn)
 
     def _pick(self, portrait: Portrait) -> Float[np.ndarray, "478 3"]:
-        faces = find_faces(portrait.image)
-        if not faces:
+        face = chosen_face(portrait)
+        if extent(face) < SMALLEST_FACE:
             raise ValueError(
-                f"no face was found in {portrait.name}: give a picture that shows one from the front, well lit and uncovered"
-            )
-        number = portrait.face or 0
-        if not 0 <= number < len(faces):
-            several = f"{len(faces)}: choose 0 (the largest) to {len(faces) - 1}"
-            there = several if len(faces) > 1 else "one only: leave the number out"
-            raise ValueError(f"face {number} of {portrait.name} was asked for, but it shows {there}")
-        face = faces[number].astype(np.float64)
-        extent = float((face[:SKIN, :2].max(0) - face[:SKIN, :2].min(0)).max())
-        if extent < SMALLEST_FACE:
-            raise ValueError(
-                f"the face in {portrait.name} is {extent:.0f} pixels large, at least {SMALLEST_FACE} are needed: "
+                f"the face in {portrait.name} is {extent(face):.0f} pixels large, at least {SMALLEST_FACE} are needed: "
                 "give a larger picture"
             )
         yaw = np.degrees(self._yaw(face)) / YAW_READ

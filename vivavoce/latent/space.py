@@ -18,14 +18,55 @@ R_co = TypeVar("R_co", covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
-    """``event``: numbers per latent; ``rate_hz``: latents per second."""
+    """Shape and clock of a space's latents.
 
-    event: int
+    ``event``: shape of one latent. ``rate_hz``: latents per second. ``stride``: pictures per latent. ``first``: pictures of a
+    sequence's first latent, which is fewer in a causal video autoencoder: n latents are first + (n - 1) stride pictures.
+    """
+
+    event: tuple[int, ...]
     rate_hz: float
+    stride: int = 1
+    first: int = 1
+
+    def __post_init__(self) -> None:
+        assert all(size > 0 for size in self.event) and self.rate_hz > 0 and 1 <= self.first <= self.stride
+
+    @property
+    def fps(self) -> float:
+        """Pictures per second."""
+        return self.rate_hz * self.stride
+
+    def pictures(self, latents: int) -> int:
+        """How many pictures that many latents are."""
+        if latents < 0:
+            raise ValueError(f"{latents} latents were asked for: give 0 or more")
+        return self.first + (latents - 1) * self.stride if latents else 0
+
+    def latents(self, pictures: int) -> int:
+        """How many latents that many pictures are. ValueError where they don't divide."""
+        if pictures < 0:
+            raise ValueError(f"{pictures} pictures were given: give 0 or more")
+        if pictures == 0:
+            return 0
+        further, rest = divmod(pictures - self.first, self.stride)
+        if rest:
+            fewer = self.pictures(further + 1)
+            nearest = f"{fewer} or {fewer + self.stride}" if fewer else f"{self.first}"
+            raise ValueError(
+                f"{pictures} pictures were given, but latents are {self.first} picture{'s' * (self.first > 1)} and then "
+                f"{self.stride} each: give {nearest}"
+            )
+        return 1 + further
 
 
 class LatentSpace(Protocol[R_co]):
-    """A renderer is a decoder and a tracker is an encoder (see docs/architecture.md)."""
+    """A renderer is a decoder and a tracker is an encoder (see docs/architecture.md).
+
+    How latents become pictures is each space's own affair. Between packed motion and pictures stand what a session adds
+    (controls, blinks, an output clock of any rate) and a Painter that owns scratch buffers. A video decoder has none of that,
+    needs no portrait to begin with, and its memory is a value. A common `decode` would have to pretend otherwise.
+    """
 
     @property
     def spec(self) -> LatentSpec: ...
@@ -34,6 +75,6 @@ class LatentSpace(Protocol[R_co]):
         """Everything about a portrait that is computed once."""
         ...
 
-    def encode(self, frames: Iterable[Frame]) -> Float[Tensor, "1 t d"]:
-        """Latents of recorded frames at the space's own rate."""
+    def encode(self, frames: Iterable[Frame]) -> Float[Tensor, "1 t *event"]:
+        """Latents of recorded frames that come at `LatentSpec.fps`."""
         ...
