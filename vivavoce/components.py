@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 _CONFIG = "config.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 def module(name: str) -> Any:
@@ -29,17 +29,17 @@ def module(name: str) -> Any:
         raise ValueError(f"the video engine needs {name.split('.')[0]}: pip install 'vivavoce[video]'") from error
 
 
-def part_folder(base: str | Path, part: str) -> Path:
-    """Where a part's files are. ``base``: a pipeline's folder, the part's own, or a pipeline's name on the hub, whose files are
-    looked up in its cache or downloaded. ValueError where there is none."""
+def part_folder(base: str | Path, part: str, config: str = _CONFIG) -> Path:
+    """Where a part's files are, one of them ``config``. ``base``: a pipeline's folder, the part's own, or a name on the
+    hub, whose files are looked up in its cache or downloaded. ValueError where there is none."""
     folder = Path(base)
     if not folder.is_dir():
         folder = _downloaded(base, part)
-    if (folder / part / _CONFIG).is_file():
+    if (folder / part / config).is_file():
         return folder / part
-    if (folder / _CONFIG).is_file():
+    if (folder / config).is_file():
         return folder
-    raise ValueError(f"{folder} has no {part}/{_CONFIG}: give the folder of a pipeline that diffusers saved, or of its {part}")
+    raise ValueError(f"{folder} has no {part}/{config}: give the folder of a pipeline that diffusers saved, or of its {part}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / _CONFIG} is not JSON ({_line(error)}): download the checkpoint again") from error
+        raise ValueError(f"{folder / _CONFIG} is not JSON ({said(error)}): download the checkpoint again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{folder / _CONFIG} holds no settings but {type(values).__name__}: download the checkpoint again")
     return values
@@ -66,12 +66,12 @@ def load_part(kind: Any, base: str | Path, part: str, *, dtype: torch.dtype) -> 
             f"checkpoint with safetensors"
         )
     try:
-        with _quiet():
+        with quiet():
             model, report = kind.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, output_loading_info=True
             )
-    except _UNREADABLE as error:
-        raise ValueError(f"the weights in {folder} can't be used ({_line(error)}): download the checkpoint again") from error
+    except UNREADABLE as error:
+        raise ValueError(f"the weights in {folder} can't be used ({said(error)}): download the checkpoint again") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the weights in {folder} lack {len(missing)} tensors like {missing[0]}: download the checkpoint again")
     return model.eval().requires_grad_(False)
@@ -82,18 +82,24 @@ def _downloaded(base: str | Path, part: str) -> Path:
         raise ValueError(f"there is no folder {base}: give a pipeline's folder, or its name on the Hugging Face hub")
     hub = module("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(base, allow_patterns=[f"{part}/*.json", f"{part}/*.safetensors"]))
+        return Path(hub.snapshot_download(base, allow_patterns=[f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model"]))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{base} is no folder, and the Hugging Face hub did not give it ({_line(error)}): download the checkpoint and give "
+            f"{base} is no folder, and the Hugging Face hub did not give it ({said(error)}): download the checkpoint and give "
             f"its folder"
         ) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """diffusers draws no progress bars and logs no reports meanwhile: a library doesn't print."""
-    logging = module("diffusers.utils.logging")
+def quiet() -> Iterator[None]:
+    """diffusers and transformers draw no progress bars and log no reports meanwhile: a library doesn't print."""
+    with _silent("diffusers"), _silent("transformers"):
+        yield
+
+
+@contextmanager
+def _silent(library: str) -> Iterator[None]:
+    logging = module(f"{library}.utils.logging")
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -105,6 +111,6 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _line(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """The first line of what it says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
