@@ -98,9 +98,9 @@ class TokenAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self, hidden: Float[Tensor, "b t n d"], tokens: Float[Tensor, "b #t m c"], bias: Float[Tensor, "#k m"] | None = None
+        self, hidden: Float[Tensor, "b t n d"], tokens: Float[Tensor, "b f m c"], bias: Float[Tensor, "k m"] | None = None
     ) -> Float[Tensor, "b t n d"]:
-        """What is to be added to ``hidden``; ``bias``: added to the scores of each head."""
+        """What is to be added to ``hidden``; one frame of tokens is for all; ``bias``: added to scores, by head or for all."""
         whole = tokens.shape[1] == 1  # all frames at once are then the queries
         query = self.query(hidden.flatten(1, 2)[:, None] if whole else hidden)
         q, k, v = (

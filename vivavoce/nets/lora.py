@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ def add_lora(base: Any, rank: int, name: str) -> None:
     """Another adapter on the base, a diffusers model; it changes nothing yet. It can be trained, and becomes the active one."""
     from peft import LoraConfig
 
-    base.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # there may be several, as the name says
+        base.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), adapter_name=name)
 
 
 def activate(base: nn.Module, name: str) -> None:

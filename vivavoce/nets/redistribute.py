@@ -16,7 +16,9 @@ PICTURES = 4  # of a latent frame, in every autoencoder of Wan
 def latent_frames(pictures: int) -> int:
     """Latent frames of 1 + 4k pictures, with which a video begins, or of 4k, with which it goes on. ValueError for others."""
     if pictures < 1 or pictures % PICTURES > 1:
-        raise ValueError(f"{pictures} pictures fill no latent frames: give {PICTURES}k + 1 to begin a video, {PICTURES}k to go on")
+        raise ValueError(
+            f"{pictures} pictures fill no latent frames: give {PICTURES}k + 1 to begin a video, {PICTURES}k to go on with it"
+        )
     return -(-pictures // PICTURES)
 
 

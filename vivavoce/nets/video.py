@@ -23,7 +23,7 @@ from vivavoce.nets.video_condition import VideoCondition, Voice
 from vivavoce.nets.video_parts import PartsConfig, TokenMasks, VideoParts, config_of
 
 if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 POLICY, REFERENCE = "policy", "reference"  # the adapter that learns, and the one that it is held against
 WAN_STEPS = 1000.0  # Wan's timestep at pure noise
@@ -59,18 +59,19 @@ class VideoTransformer(nn.Module):
         """ValueError for a base that carries an adapter already, or that is of no kind that is known here."""
         super().__init__()
         shape = base.config
-        if shape.patch_size[0] != 1 or shape.pos_embed_seq_len is not None:
+        deep, ends = shape["patch_size"][0], shape["pos_embed_seq_len"]
+        if deep != 1 or ends is not None:
             raise ValueError(
-                f"a base with patches of {shape.patch_size[0]} latent frames and pos_embed_seq_len {shape.pos_embed_seq_len} is "
-                "not supported: give Wan 2.1 T2V or I2V, or Wan 2.2 TI2V"
+                f"a base with patches of {deep} latent frames and pos_embed_seq_len {ends} is not supported: give Wan 2.1 T2V or "
+                "I2V, or Wan 2.2 TI2V"
             )
         if any(".lora_" in name for name, _ in base.named_parameters()):
             raise ValueError("the base carries a LoRA adapter already: load it afresh")
         self.config, self.base, self.active = config, base.requires_grad_(False), POLICY
         self.metadata: dict[str, str] = {}
         own = VideoParts(
-            config.parts, blocks=len(base.blocks), width=shape.num_attention_heads * shape.attention_head_dim,
-            channels=shape.out_channels,
+            config.parts, blocks=len(base.blocks), width=shape["num_attention_heads"] * shape["attention_head_dim"],
+            channels=shape["out_channels"],
         )
         self.own = nn.ModuleDict({POLICY: own.to(base.device)})
         if config.rank:
@@ -86,7 +87,7 @@ class VideoTransformer(nn.Module):
     @property
     def stills(self) -> int:
         """Channels that go in beside the noisy latents; 0 where each latent frame has its own flow time."""
-        return self.base.config.in_channels - self.base.config.out_channels
+        return self.base.config["in_channels"] - self.base.config["out_channels"]
 
     def listen(
         self, text: Float[Tensor, "b n k"], *, pictures: int, no_text: Float[Tensor, "1 n k"] | None = None,
@@ -126,7 +127,7 @@ class VideoTransformer(nn.Module):
             if given:
                 raise ValueError(f"{name}: this network was made without; leave it out, or train one that takes it")
         for name, part, takes in (
-            ("image states", image, self.base.config.image_dim is not None), ("known latents (still)", still, self.stills > 0)
+            ("image states", image, self.base.config["image_dim"] is not None), ("known latents (still)", still, self.stills > 0)
         ):
             if (part is not None) != takes:
                 raise ValueError(f"this base takes {'' if takes else 'no '}{name}: {'give them' if takes else 'leave them out'}")
@@ -147,9 +148,9 @@ class VideoTransformer(nn.Module):
             timestep = timestep[:, :1]
         return -self._walk(point, timestep, condition).to(point.dtype)
 
-    def _walk(self, point: Tensor, timestep: Float[Tensor, "b #t"], condition: VideoCondition) -> Float[Tensor, "b t c h w"]:
+    def _walk(self, point: Tensor, timestep: Float[Tensor, "b f"], condition: VideoCondition) -> Float[Tensor, "b t c h w"]:
         """What the base's own forward does, with the injections."""
-        base, (rows, columns) = self.base, self.base.config.patch_size[1:]
+        base, (rows, columns) = self.base, self.base.config["patch_size"][1:]
         height, width = point.shape[3] // rows, point.shape[4] // columns
         if (height * rows, width * columns) != point.shape[3:]:
             raise ValueError(f"latents of {point.shape[3]} x {point.shape[4]}: give multiples of {rows} x {columns}")
@@ -159,10 +160,8 @@ class VideoTransformer(nn.Module):
         rotary = base.rope(latents)
         hidden = base.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
         embedded, modulation, context = self._embedded(timestep, condition, dtype)
-        if timestep.shape[1] > 1:  # flow times of frames are those of their tokens
-            modulation = modulation.repeat_interleave(height * width, 1)
-        else:
-            modulation = modulation[:, 0]
+        # The flow time of a frame is that of its tokens; one for all frames is what older bases know.
+        modulation = modulation[:, 0] if timestep.shape[1] == 1 else modulation.repeat_interleave(height * width, 1)
         hidden = self._blocks(hidden, context, modulation, rotary, condition, (height, width))
         table = base.scale_shift_table.to(embedded.device)
         shift, scale = (table[:, None] + embedded[:, :, None]).chunk(2, dim=2)
@@ -172,8 +171,8 @@ class VideoTransformer(nn.Module):
         return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def _embedded(
-        self, timestep: Float[Tensor, "b #t"], condition: VideoCondition, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "b #t d"], Float[Tensor, "b #t 6 d"], Float[Tensor, "b n d"]]:
+        self, timestep: Float[Tensor, "b f"], condition: VideoCondition, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "b f d"], Float[Tensor, "b f 6 d"], Float[Tensor, "b n d"]]:
         """Flow times, the blocks' modulations made of them and of intensity, and what the blocks attend to."""
         image = None if condition.image is None else condition.image.to(dtype)
         embedded, modulation, context, seen = self.base.condition_embedder(
@@ -189,7 +188,7 @@ class VideoTransformer(nn.Module):
         condition: VideoCondition, grid: tuple[int, int],
     ) -> Float[Tensor, "b n d"]:
         parts, every = self.parts, self.config.parts.every
-        masks = TokenMasks.of(condition, self.base.config.patch_size[1:])
+        masks = TokenMasks.of(condition, self.base.config["patch_size"][1:])
         weights = None if self.config.parts.levels is None else parts.selector.weights()
         again = torch.is_grad_enabled() and (self.config.checkpointing or self.base.gradient_checkpointing)
         per_frame = grid[0] * grid[1]
@@ -197,7 +196,7 @@ class VideoTransformer(nn.Module):
         def layer(i: int, hidden: Tensor) -> Tensor:
             hidden = self.base.blocks[i](hidden, context, modulation, rotary)
             injection, left = divmod(i + 1, every)
-            if left:
+            if left or not parts.injections:
                 return hidden
             frames = hidden.unflatten(1, (-1, per_frame))
             own = None if weights is None else weights[injection - 1]
@@ -293,10 +292,12 @@ class VideoTransformer(nn.Module):
         for name in sorted(trained.keys() | given.keys()):
             if trained.get(name) != given.get(name):
                 raise ValueError(
-                    f"{path} was trained on a base with {name} {trained.get(name)}, this one has {given.get(name)}: give that base"
+                    f"{path} was trained on a base with {name} {trained.get(name)}, this one has {given.get(name)}: "
+                    "give the base that it was trained on"
                 )
         self = cls(base, made)
-        self.own.to(tensors[f"own.{next(iter(self.parts.state_dict()))}"].dtype)
+        for dtype in {weight.dtype for key, weight in tensors.items() if key.startswith("own.")}:
+            self.own.to(dtype)
         self.set_adapter(tensors)
         self.metadata = metadata
         return self.eval()

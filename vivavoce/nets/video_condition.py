@@ -35,7 +35,7 @@ class Heard:
     length one. ``aligned``: False where every latent frame got what belongs to the whole clip.
     """
 
-    speech: tuple[Float[Tensor, "b #t n c"], ...]
+    speech: tuple[Float[Tensor, "b f n c"], ...]
     no_speech: tuple[Float[Tensor, "1 1 n c"], ...]
     mask: Float[Tensor, "b t h w"] | None = None
     aligned: bool = True
@@ -106,14 +106,17 @@ class VideoCondition:
     def between(self, first: int, last: int) -> VideoCondition:
         """That of latent frames ``first`` to ``last``, the last not included; what belongs to the whole clip stays."""
 
-        def cut(part: Tensor | None) -> Tensor | None:
-            return part if part is None or part.shape[1] == 1 else part[:, first:last]
+        def cut(part: Tensor) -> Tensor:
+            return part if part.shape[1] == 1 else part[:, first:last]
+
+        def cut_if(part: Tensor | None) -> Tensor | None:
+            return None if part is None else cut(part)
 
         voices = tuple(
-            replace(voice, speech=tuple(map(cut, voice.speech)), mask=cut(voice.mask)) for voice in self.voices
+            replace(voice, speech=tuple(map(cut, voice.speech)), mask=cut_if(voice.mask)) for voice in self.voices
         )
         return replace(
-            self, voices=voices, still=cut(self.still), face_mask=cut(self.face_mask), skeleton=cut(self.skeleton)
+            self, voices=voices, still=cut_if(self.still), face_mask=cut_if(self.face_mask), skeleton=cut_if(self.skeleton)
         )
 
     def only(self, voice: int | None) -> VideoCondition:
@@ -129,8 +132,8 @@ class VideoCondition:
 
 
 def still_channels(latents: Float[Tensor, "b t c h w"], known: Bool[Tensor, "b T"]) -> Float[Tensor, "b t s h w"]:
-    """What image-to-video bases get beside the noisy latents: for each of a latent frame's four pictures whether it is known, then
-    the latents of the video in which all others are grey.
+    """What image-to-video bases get beside the noisy latents: for each of a latent frame's four pictures whether it is known,
+    then the latents of the video in which all others are grey.
 
     Such bases know one flow time per clip: a clean prefix enters here, not as frames at time 1.
     """

@@ -54,9 +54,14 @@ class PartsConfig:
                 raise ValueError(f"{name} is {value!r}: give one of {', '.join(known)}")
         widths = [self.width] if self.levels is None else [self.width, self.levels.width]
         if any(width % self.heads for width in widths):
-            raise ValueError(f"{self.heads} heads do not divide widths of {' and '.join(map(str, widths))}: give widths they divide")
+            raise ValueError(f"{self.heads} heads do not divide widths of {' and '.join(map(str, widths))}: give fewer heads")
         if self.levels is not None and self.levels.stride != 2:
             raise ValueError(f"levels of video have two features a picture, not {self.levels.stride}: give stride 2")
+
+    @property
+    def injects(self) -> bool:
+        """Whether anything comes in between the blocks."""
+        return self.levels is not None or self.identity or self.joints > 0
 
     @property
     def places(self) -> int:
@@ -87,8 +92,8 @@ class VideoParts(nn.Module):
     def __init__(self, config: PartsConfig, *, blocks: int, width: int, channels: int):
         super().__init__()
         self.config = config
-        count = blocks // config.every
-        if count < 1:
+        count = blocks // config.every if config.injects else 0
+        if config.every > blocks:
             raise ValueError(f"an injection after every {config.every} blocks is none, as the base has {blocks}: give fewer")
         if config.levels is not None:
             self.levels = SpeechLevels(config.levels)
@@ -135,7 +140,7 @@ class VideoParts(nn.Module):
         absent = self.levels.absent.expand(-1, -1, pictures, -1)
         return tuple(part[:, :1] for part in self._prepared(absent, aligned))
 
-    def _prepared(self, levels: Float[Tensor, "l b T d"], aligned: bool) -> tuple[Float[Tensor, "b #t n m"], ...]:
+    def _prepared(self, levels: Float[Tensor, "l b T d"], aligned: bool) -> tuple[Float[Tensor, "b f n m"], ...]:
         if self.config.injection == "attention":
             return (self._tokens(levels, aligned),)
         prepared = []
@@ -144,12 +149,12 @@ class VideoParts(nn.Module):
             prepared.append(injection.speech.prepare(self._side_by_side(mixture, aligned))[:, :, None])
         return tuple(prepared)
 
-    def _side_by_side(self, mixture: Float[Tensor, "b T d"], aligned: bool) -> Float[Tensor, "b #t m"]:
+    def _side_by_side(self, mixture: Float[Tensor, "b T d"], aligned: bool) -> Float[Tensor, "b f m"]:
         """Each latent frame's mixtures; those of one channel lie together, so that every head of FiLM hears all pictures."""
         own = redistributed(mixture if aligned else mixture.mean(1, keepdim=True))
         return own.mean(2) if self.config.pooled else own.transpose(2, 3).flatten(2)
 
-    def _tokens(self, levels: Float[Tensor, "l b T d"], aligned: bool) -> Float[Tensor, "b #t m d"]:
+    def _tokens(self, levels: Float[Tensor, "l b T d"], aligned: bool) -> Float[Tensor, "b f m d"]:
         """Each latent frame's levels, picture by picture, or those of all pictures."""
         by_picture = levels.permute(1, 2, 0, 3)
         if not aligned:
@@ -250,21 +255,20 @@ class Intensity(nn.Module):
 
     def __init__(self, width: int, hidden: int = 128):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(KINDS, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 6 * width, bias=False)
-        )
-        nn.init.zeros_(self.net[-1].weight)
+        self.net = nn.Sequential(nn.Linear(KINDS, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.out = nn.Linear(hidden, 6 * width, bias=False)
+        nn.init.zeros_(self.out.weight)
 
     def neutral_for(self, batch: int) -> Float[Tensor, "b m"]:
         """What the neutral intensity adds: zeros."""
-        return self.net[-1].weight.new_zeros(batch, self.net[-1].out_features)
+        return self.out.weight.new_zeros(batch, self.out.out_features)
 
     def forward(self, values: Float[Tensor, "b 2"]) -> Float[Tensor, "b m"]:
         """ValueError for values beyond 0 to 1."""
         if values.min() < 0 or values.max() > 1:
             raise ValueError(f"intensities from {float(values.min()):g} to {float(values.max()):g} were given: give 0 to 1")
-        away = 2 * (values.to(self.net[0].weight.dtype) - self.neutral)
-        return self.net(away) - self.net(torch.zeros_like(away))
+        away = 2 * (values.to(self.out.weight.dtype) - self.neutral)
+        return self.out(self.net(away) - self.net(torch.zeros_like(away)))
 
 
 def config_of(values: dict[str, Any]) -> PartsConfig:
