@@ -21,8 +21,8 @@ def save_tiny_wan(folder: Path, kind: str, **changed: Any) -> Path:
 
     torch.manual_seed(0)
     net = WanTransformer3DModel(**{
-        "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": TEXT_WIDTH, "freq_dim": 16, "ffn_dim": 32, "num_layers": 3,
-        "rope_max_seq_len": 64, **KINDS[kind], **changed,
+        "num_attention_heads": 2, "attention_head_dim": 12, "text_dim": TEXT_WIDTH, "freq_dim": 16, "ffn_dim": 32,
+        "num_layers": 3, "rope_max_seq_len": 64, **KINDS[kind], **changed,
     })
     net.save_pretrained(folder)
     return folder
