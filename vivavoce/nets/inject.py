@@ -108,6 +108,7 @@ class TokenAttention(nn.Module):
             for part in (query, self.key(tokens), self.value(tokens))
         )
         scores = None if bias is None else bias[None, :, None].to(v.dtype)
-        q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
+        own = self.query_norm.weight.dtype  # under autocast q and k are not of it
+        q, k = self.query_norm(q.to(own)).to(v.dtype), self.key_norm(k.to(own)).to(v.dtype)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=scores)
         return self.out(attended.transpose(1, 2).flatten(2).view(*hidden.shape[:3], -1))
