@@ -308,11 +308,7 @@ class MotionGenerator:
 
 def net_config(values: Mapping[str, Any]) -> MotionTransformer.Config:
     """The configuration from its JSON; TypeError where keys are unknown."""
-    levels = dict(values["levels"])
-    for name in ("listen", "widths"):
-        if name in levels:
-            levels[name] = tuple(tuple(v) if isinstance(v, list) else v for v in levels[name])
-    return MotionTransformer.Config(**{**values, "levels": LevelsConfig(**levels)})
+    return MotionTransformer.Config(**{**values, "levels": LevelsConfig.of(values["levels"])})
 
 
 def made_frames(parts: list[Tensor]) -> int:

@@ -1,6 +1,6 @@
 """How a block takes speech in: multi-head FiLM (ReFree-S2V, arXiv 2606.13304, Algorithm 1) or, for comparison, attention.
 
-Both have a part that does not depend on flow time, `prepare`, done once per window, and start as the identity of their residual.
+All start as the identity of their residual. What does not depend on flow time is done once per window, by `prepare`.
 """
 
 from __future__ import annotations
@@ -8,22 +8,25 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class MultiHeadFiLM(nn.Module):
     """Per head k: (gamma_k, beta_k) = W_k(A_k), F_k = gamma_k * H_k + beta_k on H = W_Q(input) (Algorithm 1).
 
     The paper leaves the start open; here it is residual with zero-initialised output, so that a block begins as the identity.
+    ``inner``: width of H, d where the paper's input has d_in; as wide as the input unless told otherwise.
     """
 
-    def __init__(self, width: int, condition: int, heads: int):
+    def __init__(self, width: int, condition: int, heads: int, inner: int | None = None):
         super().__init__()
-        assert width % heads == 0 and condition % heads == 0, (width, condition, heads)
+        inner = width if inner is None else inner
+        assert inner % heads == 0 and condition % heads == 0, (inner, condition, heads)
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.modulation = nn.Parameter(torch.randn(heads, condition // heads, 2 * width // heads) / (condition // heads) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(heads, 2 * width // heads))
-        self.out = nn.Linear(width, width)
+        self.query = nn.Linear(width, inner)
+        self.modulation = nn.Parameter(torch.randn(heads, condition // heads, 2 * inner // heads) / (condition // heads) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(heads, 2 * inner // heads))
+        self.out = nn.Linear(inner, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -32,7 +35,7 @@ class MultiHeadFiLM(nn.Module):
         pair = torch.einsum("bthc,hcd->bthd", mixture.unflatten(-1, (self.heads, -1)), self.modulation) + self.bias
         return torch.cat([part.flatten(2) for part in pair.chunk(2, -1)], -1)
 
-    def forward(self, hidden: Float[Tensor, "b t d"], prepared: Float[Tensor, "b t m"]) -> Float[Tensor, "b t d"]:
+    def forward(self, hidden: Float[Tensor, "b *t d"], prepared: Float[Tensor, "b *#t m"]) -> Float[Tensor, "b *t d"]:
         """What is to be added to ``hidden``."""
         gamma, beta = prepared.chunk(2, -1)
         return self.out(gamma * self.query(hidden) + beta)
@@ -71,3 +74,41 @@ class WindowAttention(nn.Module):
         bias = (self.place + weights.log()).flatten(1)
         attended = torch.softmax(query @ tokens.transpose(-1, -2) + bias, -1) @ tokens
         return self.out(attended.flatten(2))
+
+
+class TokenAttention(nn.Module):
+    """Attention of a video's tokens to tokens of their own latent frame (Hallo4, arXiv 2505.23525; the frame-level stage of
+    FantasyTalking, arXiv 2504.04842) or to tokens of the whole clip, where all frames have the same.
+
+    Z + softmax(Q K^T / sqrt(d)) V with Q = Z W_Q, K = H W_K, V = H W_V, queries and keys of each head normalised as in Wan.
+    There are many queries and few keys, so keys and values are computed where they are used and not kept for every block.
+    """
+
+    def __init__(self, width: int, condition: int, heads: int, inner: int):
+        super().__init__()
+        assert inner % heads == 0, (inner, heads)
+        self.heads = heads
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(condition, inner)
+        self.value = nn.Linear(condition, inner)
+        self.query_norm = nn.RMSNorm(inner // heads, eps=1e-6)
+        self.key_norm = nn.RMSNorm(inner // heads, eps=1e-6)
+        self.out = nn.Linear(inner, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, hidden: Float[Tensor, "b t n d"], tokens: Float[Tensor, "b f m c"], bias: Float[Tensor, "k m"] | None = None
+    ) -> Float[Tensor, "b t n d"]:
+        """What is to be added to ``hidden``; one frame of tokens is for all; ``bias``: added to scores, by head or for all."""
+        whole = tokens.shape[1] == 1  # all frames at once are then the queries
+        query = self.query(hidden.flatten(1, 2)[:, None] if whole else hidden)
+        q, k, v = (
+            part.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (query, self.key(tokens), self.value(tokens))
+        )
+        scores = None if bias is None else bias[None, :, None].to(v.dtype)
+        own = self.query_norm.weight.dtype  # under autocast q and k are not of it
+        q, k = self.query_norm(q.to(own)).to(v.dtype), self.key_norm(k.to(own)).to(v.dtype)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=scores)
+        return self.out(attended.transpose(1, 2).flatten(2).view(*hidden.shape[:3], -1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,15 @@ class LevelsConfig:
             raise ValueError(f"the streams {list(self.listen)} are to be heard: give some of {list(self.streams)}")
         if not self.widths:
             raise ValueError("no widths of levels were given: give at least one, such as (7, 1)")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> LevelsConfig:
+        """From its JSON, which knows no tuples; TypeError where keys are unknown."""
+        known = dict(values)
+        for name in ("listen", "widths"):
+            if name in known:
+                known[name] = tuple(tuple(v) if isinstance(v, list) else v for v in known[name])
+        return cls(**known)
 
     @property
     def past(self) -> int:
