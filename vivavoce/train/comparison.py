@@ -181,8 +181,8 @@ def kept_rollouts(
 
 
 def write_finding(path: Path, after: Sequence[Judged], before: Sequence[Judged]) -> None:
-    """Figures of a run, and of its start, beside its log."""
-    parts = {"figures": summary(after), "better": against(after, before), "before": summary(before)}
+    """Figures of a run, beside its log."""
+    parts = {"figures": summary(after), "better": against(after, before)}
     named = {k: {g: {n: asdict(i) for n, i in row.items()} for g, row in v.items()} for k, v in parts.items()}
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(named, indent=1))
