@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_is_said(small: Reference) -> None:
         IntensityScale.measured([Spread(expression=0.1, body=0.1)] * 3)
     with pytest.raises(ValueError, match="one and the same spread of expression"):
         IntensityScale.measured([Spread(expression=0.1, body=0.1)] * 9)
-    with pytest.raises(ValueError, match="the intensity of body is 1.2"):
+    with pytest.raises(ValueError, match=r"the intensity of body is 1\.2"):
         Intensity(body=1.2)
     with pytest.raises(ValueError, match="rising quantiles"):
         replace(SCALE, body=SCALE.body[::-1])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from vivavoce.nets.memory import (
     CONTEXT_BYTES,
+    SLACK,
     Job,
     available_bytes,
     decode_bytes,
@@ -88,7 +89,8 @@ def test_headers_count_what_is_in_the_files(tmp_path: Path) -> None:
     files = weight_files(tmp_path / "transformer")
     assert len(files) > 2
     save_file({"blocks.0.speech.weight": torch.zeros(3, 5)}, tmp_path / "adapter.safetensors")
-    counts = {name: part.count for name, part in Parts.of_folder(tmp_path, adapter=tmp_path / "adapter.safetensors").named().items()}
+    parts = Parts.of_folder(tmp_path, adapter=tmp_path / "adapter.safetensors")
+    counts = {name: part.count for name, part in parts.named().items()}
     assert counts == {**exact, "adapter": 15}
     on_disk = sum(f.stat().st_size for f in files)
     assert 0 <= on_disk - 4 * exact["transformer"] < 0.5 * on_disk  # float32 and headers
@@ -176,14 +178,14 @@ def vae_run(config: Any, job: Job, *, tiled: bool) -> int:
 
 @pytest.mark.parametrize("name", ["wan2.2-ti2v-5b", "wan2.1-t2v-1.3b"])
 def test_longer_clips_are_foreseen_from_three_latents(published: dict[str, Parts], name: str) -> None:
-    job = Job(width=320, height=256, pictures=21)
+    job = Job(width=320, height=256, pictures=17)
     made = vae_run(BASES[name].vae, job, tiled=False)
     assert decode_bytes(published[name], job) == pytest.approx(made, rel=0.02)
 
 
 def test_tiles_are_foreseen() -> None:
     """A tiny VAE whose tiles are small beside the picture: what waits for being joined is counted."""
-    parts, job = Parts.of_base(TINY), Job(width=448, height=320, pictures=5, tiling=True)
+    parts, job = Parts.of_base(TINY), Job(width=320, height=256, pictures=5, tiling=True)
     assert decode_bytes(parts, job) == pytest.approx(vae_run(TINY.vae, job, tiled=True), rel=0.15)
     small = replace(job, width=256, height=256)
     assert decode_bytes(parts, small) == decode_bytes(parts, replace(small, tiling=False))
@@ -220,12 +222,12 @@ def test_less_is_asked_for_where_less_is_there(published: dict[str, Parts]) -> N
     wide = estimate(parts, replace(job, dtype=torch.float32), GPU)
     assert wide.weights["transformer"] == 4 * parts.transformer.count and wide.peak > peaks[False, "none"]
     model = estimate(parts, replace(job, offload="model"), GPU)
-    largest = max(model.weights[name] + 1.1 * model.activations[stage] for name, stage in (
+    largest = max(model.weights[name] + SLACK * model.activations[stage] for name, stage in (
         ("text_encoder", "text"), ("vae", "encode"), ("transformer", "step"), ("vae", "decode"),
     ))
     assert model.peak == pytest.approx(largest + CONTEXT_BYTES, abs=2)
     at_home = estimate(parts, replace(job, offload="model"), CPU)
-    assert at_home.peak == estimate(parts, job, GPU).peak - CONTEXT_BYTES and at_home.host == 0
+    assert at_home == estimate(parts, job, CPU) and at_home.host == 0
 
 
 def test_models_that_see_a_clip_encode_one(published: dict[str, Parts]) -> None:
@@ -236,23 +238,35 @@ def test_models_that_see_a_clip_encode_one(published: dict[str, Parts]) -> None:
 
 
 def test_refusals_name_what_helps(published: dict[str, Parts]) -> None:
-    """Whatever a refusal proposes does fit, and what it leaves out in between does not."""
-    parts, job = published["wan2.2-ti2v-5b"], Job(width=1280, height=704, pictures=121)
-    said = refusal(parts, job, GPU, 40 * 10**9, name="wan2.2-ti2v-5b")
-    assert said.startswith("wan2.2-ti2v-5b at 1280x704 and 121 pictures needs about 47.6 GB on cuda, which has 40.0 GB free: ")
-    assert re.search(r"VAE tiling \(31.5 GB\), or offload model \(26.2 GB\), or offload sequential \(24.8 GB\) would fit$", said)
-    said = refusal(parts, job, GPU, 20 * 10**9, name="x")
-    assert "VAE tiling and offload model (16.6 GB)" in said and "or offload" not in said
-    smaller = re.search(r"at most (\d+)x(\d+) with VAE tiling and offload sequential", refusal(parts, job, GPU, 6 * 10**9, name="x"))
-    assert smaller
+    """Whatever a refusal proposes does fit, with as few changes as there can be; the size is the last thing to change."""
+    parts, job = published["wan2.2-ti2v-5b"], Job(width=480, height=480, pictures=81)
+
+    def said(gigabytes: float, **how: Any) -> str:
+        return refusal(parts, replace(job, **how), GPU, int(gigabytes * 1e9), name="wan2.2-ti2v-5b")
+
+    assert said(28) == (
+        "wan2.2-ti2v-5b at 480x480 and 81 pictures needs about 30.5 GB on cuda, which has 28.0 GB free: VAE tiling (26.8 GB), or "
+        "offload model (12.4 GB), or offload sequential (7.8 GB) would fit"
+    )
+    assert said(10).endswith("free: offload sequential (7.8 GB) would fit")
+    assert said(5).endswith("free: VAE tiling and offload sequential (4.0 GB) would fit")
+    assert "tiling" not in said(10, tiling=True, offload="model") and "sequential" in said(10, tiling=True, offload="model")
+    smaller = re.search(r"at most (\d+)x(\d+) with VAE tiling and offload sequential would fit", said(3.7))
+    assert smaller and int(smaller[1]) < 480
     fitting = replace(job, width=int(smaller[1]), height=int(smaller[2]), tiling=True, offload="sequential")
-    assert fits(estimate(parts, fitting, GPU), 6 * 10**9)
-    assert not fits(estimate(parts, replace(fitting, width=job.width, height=job.height), GPU), 6 * 10**9)
-    assert "nothing here makes it fit" in refusal(Parts.of_base(TINY), replace(job, width=64, height=64), GPU, 10**8, name="x")
-    at_home = refusal(parts, replace(job, dtype=torch.float32), CPU, 60 * 10**9, name="x")
-    assert "bfloat16" in at_home and "offload" not in at_home
-    poor = refusal(parts, replace(job, offload="model"), GPU, 80 * 10**9, name="x", host=8 * 10**9)
-    assert "of main memory for offloading, and 8.0 GB are free" in poor
+    assert fits(estimate(parts, fitting, GPU), int(3.7e9))
+    assert not fits(estimate(parts, replace(fitting, width=480, height=480), GPU), int(3.7e9))
+
+
+def test_refusals_where_nothing_helps_or_main_memory_lacks() -> None:
+    parts, job = Parts.of_base(TINY), Job(width=64, height=64, pictures=5)
+    assert "nothing here makes it fit, at this size" in refusal(parts, job, GPU, 10**8, name="x")
+    at_home = refusal(parts, replace(job, dtype=torch.float32), CPU, 10**5, name="x")
+    assert "offload" not in at_home
+    poor = refusal(parts, replace(job, offload="model"), GPU, 80 * 10**9, name="x", host=100)
+    assert "of main memory for offloading, and 0.0 GB are free" in poor
+    wide = estimate(parts, replace(job, dtype=torch.float32), CPU).peak
+    assert "bfloat16" in refusal(parts, replace(job, dtype=torch.float32), CPU, wide - 1, name="x")
 
 
 def test_this_machine_has_memory() -> None:

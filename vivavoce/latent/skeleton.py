@@ -25,7 +25,7 @@ JOINTS = 33
 NOSE, SHOULDERS, ELBOWS, WRISTS, HIPS = 0, (11, 12), (13, 14), (15, 16), (23, 24)  # left, right: the person's own
 UPPER_BODY = tuple(range(25))  # head, arms, hands and hips: what a portrait may show
 SEEN = 0.5  # from which a joint counts as seen
-FOLLOW = 0.2  # how far shoulders go with the head: median slope over 17 recordings, 0.13 across and 0.25 down (docs/log.md)
+FOLLOW = 0.2  # how far shoulders go with the head: median slope of 17 recordings, 0.13 across and 0.25 down
 
 # Each part: pairs of joints that are joined, and the colour they are drawn in (RGB).
 _PARTS: tuple[tuple[tuple[tuple[int, int], ...], tuple[int, int, int]], ...] = (
@@ -118,8 +118,8 @@ def head_joints(points: Float[np.ndarray, "t 478 3"], size: tuple[int, int]) -> 
 
 
 def driven_skeleton(
-    still: Float[np.ndarray, "33 3"], points: Float[np.ndarray, "t 478 3"], rest: Float[np.ndarray, "478 3"], size: tuple[int, int],
-    *, follow: float = FOLLOW,
+    still: Float[np.ndarray, "33 3"], points: Float[np.ndarray, "t 478 3"], rest: Float[np.ndarray, "478 3"],
+    size: tuple[int, int], *, follow: float = FOLLOW,
 ) -> Float32[np.ndarray, "t 33 3"]:
     """The skeleton of a portrait as moving landmarks would move it: so MotionSpace's head drives a video (coarse to fine).
 

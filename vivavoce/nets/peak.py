@@ -1,4 +1,4 @@
-"""The most bytes of tensors that are alive at once while code runs; on the meta device, without any memory or time to speak of."""
+"""The most bytes of tensors alive at once while code runs; on the meta device, without any memory or time to speak of."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from vivavoce.nets.wan import Base, Config
 
-# Parts of a checkpoint in diffusers' format: their folders, of which those of the second line may be missing.
+# Parts of a checkpoint in diffusers' format: their folders, of which the optional ones may be missing.
 PARTS = ("transformer", "vae", "text_encoder", "image_encoder")
 _OPTIONAL = ("text_encoder", "image_encoder")
 _STEMS = ("diffusion_pytorch_model", "model")  # of diffusers' and of transformers' files
@@ -91,7 +91,7 @@ class Parts:
 
 def numbers_in_files(files: Iterable[Path]) -> dict[str, int]:
     """Numbers in every tensor of some safetensors files, by name; only headers are read."""
-    numbers = {}
+    numbers: dict[str, int] = {}
     for file in files:
         with safe_open(file, framework="pt") as opened:
             numbers |= {name: prod(opened.get_slice(name).get_shape()) for name in opened.keys()}
@@ -138,30 +138,32 @@ def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _transformer(**config: Any) -> nn.Module:
+# The libraries' types are not those that mypy takes for modules, hence Any.
+def _transformer(**config: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(**config)
 
 
-def _vae(**config: Any) -> nn.Module:
+def _vae(**config: Any) -> Any:
     from diffusers import AutoencoderKLWan
 
-    return AutoencoderKLWan(**config | {name: list(config[name]) for name in ("dim_mult", "temperal_downsample") if name in config})
+    lists = {name: list(value) for name, value in config.items() if isinstance(value, tuple)}  # it adds lists to them
+    return AutoencoderKLWan(**{**config, **lists})
 
 
-def _text_encoder(**config: Any) -> nn.Module:
+def _text_encoder(**config: Any) -> Any:
     from transformers import UMT5Config, UMT5EncoderModel
 
     return UMT5EncoderModel(UMT5Config(**config))
 
 
-def _image_encoder(**config: Any) -> nn.Module:
+def _image_encoder(**config: Any) -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     return CLIPVisionModel(CLIPVisionConfig(**config))
 
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+_BUILDERS: dict[str, Callable[..., Any]] = {
     "transformer": _transformer, "vae": _vae, "text_encoder": _text_encoder, "image_encoder": _image_encoder,
 }
