@@ -184,9 +184,11 @@ def test_longer_clips_are_foreseen_from_three_latents(published: dict[str, Parts
 
 
 def test_tiles_are_foreseen() -> None:
-    """A tiny VAE whose tiles are small beside the picture: what waits for being joined is counted."""
+    """A tiny VAE whose tiles are small beside the picture: what waits for being joined is counted, never too little and not
+    half as much again."""
     parts, job = Parts.of_base(TINY), Job(width=320, height=256, pictures=5, tiling=True)
-    assert decode_bytes(parts, job) == pytest.approx(vae_run(TINY.vae, job, tiled=True), rel=0.15)
+    made = vae_run(TINY.vae, job, tiled=True)
+    assert made <= decode_bytes(parts, job) < 1.5 * made
     small = replace(job, width=256, height=256)
     assert decode_bytes(parts, small) == decode_bytes(parts, replace(small, tiling=False))
 

@@ -114,7 +114,8 @@ def tokens_of(parts: Parts, job: Job) -> int:
 
 
 def decode_bytes(parts: Parts, job: Job) -> int:
-    """Activations of the VAE's decoder for a whole clip: those of a latent once its cache is full, and the pictures so far."""
+    """Activations of the VAE's decoder for a whole clip: those of a latent once its cache is full, and the pictures so far. With
+    tiles it is a bound: the last tile counts as a whole one."""
     latents, rows, columns = latent_size(parts, job)
     e = job.vae_dtype.itemsize
     pictures = 3 * job.width * job.height * job.pictures * e
