@@ -94,6 +94,14 @@ def test_rewards_out_of_range_are_refused() -> None:
     with pytest.raises(AssertionError, match="0 to 1"):
         forward_process(still, still, rungs(1.0), torch.full((1, 10), 1.2), beta=1.0)
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_the_winners_own_term_pulls_a_forward_process_to_the_winner(weight: float) -> None:
+    """From v_old = 0 with a reward of 1 for u = 1 and of 0 for u = -3: min of ((v - 1)^2 + (-v + 3)^2) / 2 + w (v - 1)^2."""
+    rewards, still = torch.tensor([1.0, 0.0])[:, None].expand(-1, 10), field(torch.tensor(0.0))
+    found = optimum(lambda policy: forward_process(policy, still, rungs(1.0, -3.0), rewards, beta=1.0, sft_weight=weight))
+    assert found == pytest.approx((4 + 2 * weight) / (2 + 2 * weight), abs=0.01)
+
+
 
 def test_flat_groups_are_dropped_and_each_reward_counts_by_its_weight() -> None:
     sync = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [0.0, 0.0, 0.0]])

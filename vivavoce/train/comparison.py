@@ -47,6 +47,9 @@ WAYS: Mapping[str, Way] = {
     "ladder-own": Way(says="ladder DPO, own takes only, held", objective="ladder_dpo", recipe=OWN),
     "forward": Way(says="forward process, recording on top", objective="forward_process"),
     "forward-own": Way(says="forward process, own takes only", objective="forward_process", recipe={"recorded": False}),
+    "forward-sft": Way(
+        says="forward process, recording on top and on its own", objective="forward_process", recipe={"sft_weight": 0.5}
+    ),
     "pairs": Way(
         says="pair DPO on choices of a stand-in for people, held", objective="pair_dpo", recipe=OWN,
         rollouts={"group": TAKES_OF_A_GROUP},

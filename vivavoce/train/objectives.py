@@ -122,7 +122,8 @@ def pair_dpo(
 
 
 def forward_process(
-    policy: VelocityField[C], old: VelocityField[C], rungs: Rungs[C], rewards: Float[Tensor, "k b"], *, beta: float
+    policy: VelocityField[C], old: VelocityField[C], rungs: Rungs[C], rewards: Float[Tensor, "k b"], *, beta: float,
+    sft_weight: float = 0.0,
 ) -> Loss:
     """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117): with v+ = (1 - beta) v_old + beta v and v- = (1 + beta) v_old - beta v,
 
@@ -131,6 +132,7 @@ def forward_process(
     The pull away from a bad motion ends at v_old + (v_old - u) / beta: it is bounded, where a loser's term in DPO is not. Rewards
     may come of scorers, or of how much speech a motion was made without. Left out: the paper's self-normalised error of the
     predicted data, and its small KL to the base. For its theorem motions are drawn from ``old``; a recorded one is off-policy.
+    ``sft_weight``: of the first rung's own error besides.
     """
     assert rewards.shape == rungs.data.shape[:2] and bool(((rewards >= 0) & (rewards <= 1)).all()), "rewards are 0 to 1"
     total, figures = rungs.noise.new_zeros(()), dict[str, float]()
@@ -141,7 +143,9 @@ def forward_process(
         better = rungs.mean((torch.lerp(before, velocity, beta) - wanted).square())
         worse = rungs.mean(((1 + beta) * before - beta * velocity - wanted).square())
         total = total + (reward * better + (1 - reward) * worse).mean()
-        figures = figures or _watched(rungs.mean((velocity - wanted).square()), rungs.mean(velocity.square()))
+        if not figures:
+            error = rungs.mean((velocity - wanted).square())
+            total, figures = total + sft_weight * len(rewards) * error.mean(), _watched(error, rungs.mean(velocity.square()))
     return Loss(value=total / len(rewards), figures=figures)
 
 

@@ -207,7 +207,7 @@ def objective(
             policy, reference, rungs, beta=recipe.beta, sft_weight=recipe.sft_weight, norm_weight=recipe.norm_weight
         )
     rewards = rewards_of(ratios, recipe.recorded, len(rungs.noise))
-    return forward_process(policy, reference, rungs, rewards, beta=1.0)
+    return forward_process(policy, reference, rungs, rewards, beta=1.0, sft_weight=recipe.sft_weight)
 
 
 @torch.no_grad()
