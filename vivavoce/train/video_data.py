@@ -215,16 +215,16 @@ def _tensors(clip: VideoClip, space: VideoSpace, config: CacheConfig) -> dict[st
     regions = find_regions(points, size, tuple(space.spec.event[1:]))
     mean, ever = (regions.per_latent(stride, over) for over in ("mean", "max"))
     tracked = np.flatnonzero(~np.isnan(points[:, 0, 0]))
-    tensors = {
+    if not len(tracked):
+        raise ValueError(f"the clip {clip.name} shows no face that was tracked: leave it out")
+    shown = tracked[np.linspace(0, len(tracked) - 1, config.faces).round().astype(int)]
+    return {
         "latents": latents.half(), "lips": mean.lips.half(), "face": mean.face.half(), "lips_ever": ever.lips.half(),
         "face_ever": (ever.lips + ever.face).half(), "known": mean.known,
         "skeleton": torch.from_numpy(track_skeletons(pictures) if config.bodies else head_joints(points, size)).half(),
         "spreads": torch.from_numpy(_spreads(points, len(latents), space, config)),
+        "faces": torch.stack([face_latent(space, pictures[i], points[i]) for i in shown]).half(),
     }
-    if len(tracked):
-        shown = tracked[np.linspace(0, len(tracked) - 1, config.faces).round().astype(int)]
-        tensors["faces"] = torch.stack([face_latent(space, pictures[i], points[i]) for i in shown]).half()
-    return tensors
 
 
 def _spreads(points: Float[np.ndarray, "T 478 3"], latents: int, space: VideoSpace, config: CacheConfig) -> np.ndarray:

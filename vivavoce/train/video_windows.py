@@ -17,9 +17,9 @@ from vivavoce.latent.regions import RegionWeights, lip_traced
 from vivavoce.latent.space import LatentSpec
 from vivavoce.latent.stills import known_pictures, known_then_grey
 from vivavoce.nets.hearing import hear_all, hear_silence
-from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import Reference, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
+from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.train.motion import cut
 from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, regions_of
 
@@ -121,18 +121,18 @@ class Windows:
 
     def __init__(
         self, examples: Sequence[VideoExample], common: Common, config: WindowConfig, spec: LatentSpec, *,
-        levels: LevelsConfig | None, joints: int, stills: bool, scale: IntensityScale | None, seed: int,
+        parts: PartsConfig, stills: bool, scale: IntensityScale | None, seed: int,
     ):
-        """``levels``: of the network, None for a deaf one; ``joints``: how many of the skeleton's it takes; ``stills``: whether
-        its base is told by channels what is known; ``scale``: None for a network without intensity.
+        """``parts``: of the network; ``stills``: whether its base is told by channels what is known; ``scale``: of intensity,
+        which only networks that have that part need.
 
         ValueError where no clip is long enough.
         """
+        assert scale is not None or not parts.intensity
         self.examples, self.common, self.config, self.spec, self.seed = examples, common, config, spec, seed
-        self.levels, self.joints, self.stills, self.scale = levels, joints, stills, scale
-        self.identity = True
+        self.parts, self.stills, self.scale, self.levels = parts, stills, scale, parts.levels
         self._heard: dict[int, Tensor] = {}
-        self._silence = None if levels is None else hear_silence(common.silence, levels)
+        self._silence = None if parts.levels is None else hear_silence(common.silence, parts.levels)
         self._groups = {opens: self._people(config.latents + (not opens)) for opens in (True, False)}
         if not self._groups[True]:
             most = max(example.latents for example in examples)
@@ -193,13 +193,13 @@ class Windows:
         own: dict[str, Tensor] = {}
         if self.levels is not None:
             own["speech"] = torch.stack([self.heard(place, count) for place in places])
-        if self.identity:
+        if self.parts.identity:
             own |= self._faces(places)
-        if self.joints:
+        if self.parts.joints:
             spans = [slice(first, first + count) for first in (self.spec.pictures(place.start) for place in places)]
             skeletons = [self.examples[p.number].window("skeleton", span) for p, span in zip(places, spans, strict=True)]
-            own["skeleton"] = torch.stack(skeletons)[:, :, : self.joints]
-        if self.scale is not None:
+            own["skeleton"] = torch.stack(skeletons)[:, :, : self.parts.joints]
+        if self.parts.intensity:
             own["intensity"] = torch.stack([self._intensity(place) for place in places])
         if self.stills:
             own["image"] = torch.stack([self.examples[place.number].whole("image") for place in places])
