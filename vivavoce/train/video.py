@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -166,16 +167,15 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
     return finish(recipe, training, net, metadata_of(recipe, net, common, scale), accelerator)
 
 
-def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, accelerator: Any) -> Sequence[Step]:
+def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, accelerator: Any) -> Iterator[Step]:
     """This process's share of the samples of a step, batch by batch."""
-    found = []
     for part in range(recipe.accumulate):
-        first = (part * accelerator.num_processes + accelerator.process_index) * recipe.batch
+        process = part * accelerator.num_processes + accelerator.process_index
+        places = range(process * recipe.batch, (process + 1) * recipe.batch)
+        batch = windows.draw(step, places, lip_mask=stage.lip_mask)
         # Dropout inside the network draws from the global generator: with this, no state of it need be kept.
-        torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
-        batch = windows.draw(step, range(first, first + recipe.batch), lip_mask=stage.lip_mask)
-        found.append(Step(batch=moved(batch, accelerator.device), aligned=stage.aligned))
-    return found
+        torch.manual_seed(int(np.random.default_rng((recipe.seed, step, process)).integers(2**62)))
+        yield Step(batch=moved(batch, accelerator.device), aligned=stage.aligned)
 
 
 def new_network(recipe: VideoRecipe, common: Common, scale: IntensityScale | None, accelerator: Any) -> VideoTransformer:
@@ -183,16 +183,18 @@ def new_network(recipe: VideoRecipe, common: Common, scale: IntensityScale | Non
     half = accelerator.mixed_precision == "bf16" and not recipe.train_base
     dtype = torch.bfloat16 if half else torch.float32
     base = load_part(module("diffusers").WanTransformer3DModel, recipe.base, "transformer", dtype=dtype)
-    levels = LevelsConfig.of({"streams": streams_of(common), **recipe.levels})
+    levels = LevelsConfig.of({"streams": common.stamp["streams"], **recipe.levels})
     parts = {"levels": levels, "identity": True, "joints": len(UPPER_BODY), "intensity": scale is not None, **recipe.parts}
     if scale is None and parts["intensity"]:
         raise ValueError(f"{recipe.cache} has too few tracked faces to tell how strongly they move: leave intensity out")
     net = VideoTransformer(base, VideoTransformer.Config(
         parts=PartsConfig(**parts), rank=0 if recipe.train_base else recipe.rank, checkpointing=recipe.checkpointing,
     ))
-    net.own.float()
     if recipe.train_base:
         net.base.requires_grad_(True)
+    for parameter in net.parameters():
+        if parameter.requires_grad:  # what learns does so in single precision, LoRA on a base in half precision included
+            parameter.data = parameter.data.float()
     return net.train()
 
 
@@ -216,15 +218,6 @@ def spec_of(common: Common, net: VideoTransformer) -> LatentSpec:
     return LatentSpec(event=(channels, height // factor, width // factor), rate_hz=fps / stride, stride=stride)
 
 
-def streams_of(common: Common) -> dict[str, int]:
-    """Widths of all streams of the speech encoder, in order."""
-    streams: dict[str, int] = {}
-    parts = common.stamp["encoder"]
-    for part in parts if isinstance(parts, list) else [parts]:
-        streams |= part["streams"]
-    return streams
-
-
 def metadata_of(
     recipe: VideoRecipe, net: VideoTransformer, common: Common, scale: IntensityScale | None
 ) -> dict[str, str]:
@@ -235,13 +228,14 @@ def metadata_of(
                 if k not in ("base", "cache", "out")}
     settings["windows"]["dropout"] = dict(recipe.windows.dropout)
     said = {
-        "encoder": common.stamp["encoder"], "autoencoder": common.stamp["autoencoder"]["weights"],
+        "autoencoder": common.stamp["autoencoder"]["weights"],
         "latents": {"event": list(spec.event), "fps": fps, "height": height, "width": width},
         "window": {"latents": recipe.windows.latents, "prefix": recipe.windows.prefix},
         "silence": common.silence.tolist(), "prompt": common.stamp["config"]["prompt"],
     }
     found = {key: json.dumps(value) for key, value in said.items()}
-    return found | {"recipe": json.dumps(settings)} | ({} if scale is None else {"intensity": scale.saved()})
+    found |= {"encoder": common.stamp["encoder"], "recipe": json.dumps(settings)}
+    return found | ({} if scale is None else {"intensity": scale.saved()})
 
 
 def finish(recipe: VideoRecipe, training: Training, net: VideoTransformer, metadata: Mapping[str, str], accelerator: Any) -> Path:

@@ -188,9 +188,8 @@ def stamp_of(space: VideoSpace, encoder: SpeechEncoder, base: Base, config: Cach
         "autoencoder": {**vae, "weights": f"{weights:.9e}"},
         "size": [space.height, space.width, space.spec.fps],
         "encoder": identity(encoder),
-        "base": {
-            "text": base.text_width, "text_encoder": base.has_text_encoder, "image": base.image,
-        },
+        "streams": dict(encoder.spec.streams),
+        "base": {"text": base.text_width, "text_encoder": base.has_text_encoder, "image": base.image},
         "config": asdict(config),
     }
     return json.loads(json.dumps(stamp, default=list))

@@ -21,6 +21,7 @@ from vivavoce.nets.video import Reference, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.train.motion import cut
+from vivavoce.train.objectives import Rungs
 from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, regions_of
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
@@ -98,9 +99,9 @@ def moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, Mapping):
         return {key: moved(part, device) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(moved(part, device) for part in value)
-    if isinstance(value, Batch | Shown):
+    if isinstance(value, tuple | list):
+        return type(value)(moved(part, device) for part in value)
+    if isinstance(value, Batch | Shown | Rungs):
         return replace(value, **{f.name: moved(vars(value)[f.name], device) for f in fields(value)})
     return value
 
