@@ -19,7 +19,6 @@ from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
-from vivavoce.speech.pace import Pace, paced
 
 pytest.importorskip("diffusers")
 
@@ -124,12 +123,12 @@ def test_one_window_is_what_diffusers_pipeline_makes(folders: dict[str, Path], s
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("kind", "anchored"), [("ti2v", True), ("ti2v", False), ("i2v", True)])
+@pytest.mark.parametrize(("kind", "opening"), [("ti2v", True), ("ti2v", False), ("i2v", True), ("i2v", False)])
 def test_how_speech_is_cut_changes_nothing(
-    folders: dict[str, Path], spaces: dict[str, VideoSpace], kind: str, anchored: bool
+    folders: dict[str, Path], spaces: dict[str, VideoSpace], kind: str, opening: bool
 ) -> None:
     net = make(folders[kind])
-    generator = VideoGenerator(net, replace(SHORT, anchored=anchored), silence=SILENCE, space=spaces[kind])
+    generator = VideoGenerator(net, replace(SHORT, opening=opening), silence=SILENCE, space=spaces[kind])
     given, speech = scene(net, spaces[kind]), heard(2 * 41 + 1)
     whole = generator.whole([speech], given, seed=1)
     assert whole.shape[1] == 1 + 11  # 42 pictures
@@ -298,19 +297,3 @@ def test_the_schedule_is_wan_s() -> None:
 def test_windows_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         VideoWindows(**wrong)
-
-
-def test_features_at_the_pace_of_pictures() -> None:
-    line = torch.arange(50.0)[None, :, None]
-    assert torch.equal(paced(line, 25.0, 2), line)
-    for fps in (10.0, 16.0, 24.0, 30.0, 60.0):
-        made = paced(line, fps, 2)[0, :, 0]
-        assert len(made) == -(-50 * 2 * fps // 50)
-        wanted = (torch.arange(len(made)) * 25 / fps).clamp(max=49.0)
-        torch.testing.assert_close(made, wanted)
-        pace = Pace(fps, 2)
-        state, parts = pace.start(1), []
-        for begin, end in ((0, 1), (1, 2), (2, 30), (30, 30), (30, 50)):
-            part, state = pace.step(line[:, begin:end], state, last=end == 50)
-            parts.append(part)
-        assert torch.equal(torch.cat(parts, 1)[0, :, 0], made)

@@ -17,6 +17,7 @@ from vivavoce.flow.slide import integrate_sliding
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.generate import frame_noise
 from vivavoce.latent.space import Frame
+from vivavoce.latent.stills import known_pictures, known_then_grey
 from vivavoce.latent.video import DecoderState, Frames, VideoReference, VideoSpace
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.redistribute import PICTURES
@@ -34,8 +35,9 @@ class VideoWindows:
 
     ``latents``: of a window, known ones included. ``length``: "prefix" makes one window after the other, each with the last
     ``prefix`` latents before it clean, and can stream; "slide" solves the whole video at once in windows that begin ``slide``
-    latents later in every step (`flow.slide`). ``anchored``: windows that do not begin the video see the reference picture in front
-    of theirs, so that each is built as the beginning of a video and knows the face.
+    latents later in every step (`flow.slide`), each with the reference in front. ``opening``: with "prefix", windows that go on are
+    built as if they began a video, which is all that a base by itself knows: behind the reference picture, or, where a base is
+    told of pictures, with the latest ones encoded afresh. Adapters learn to go on without (`train.video_windows`).
 
     ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
     (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
@@ -46,7 +48,7 @@ class VideoWindows:
     prefix: int = 2
     length: Literal["prefix", "slide"] = "prefix"
     slide: int = 7
-    anchored: bool = True
+    opening: bool = True
     steps: int = 30
     shift: float = 5.0
     guidance: Mapping[str, float] = field(default_factory=lambda: {"text": 5.0, "speech": 3.0})
@@ -151,7 +153,7 @@ class VideoGenerator:
     """A video network with its windows. Holds constants only; may be shared by any number of videos.
 
     The noise of latent i is a function of (seed, i), and windows sit at absolute places, so that the video does not depend on how
-    the speech was cut. Speech comes at the pace of pictures (`speech.pace`).
+    the speech was cut. Speech comes as two features for each picture.
     """
 
     def __init__(
@@ -240,12 +242,12 @@ class VideoGenerator:
         head: int | None = None
         if first == 0:
             head, last = 0, size
+        elif not self.windows.opening or state.scene.reference is None:
+            last = first + size
         elif self.net.stills:
             head, last = first, first + size
-        elif self.windows.anchored and state.scene.reference is not None:
-            head, last = first - 1, first - 1 + size
         else:
-            last = first + size
+            head, last = first - 1, first - 1 + size
         return _Window(first=first, last=last if total is None else min(last, total), known=known, head=head)
 
     def _windows_left(self, state: VideoState, total: int) -> int:
@@ -285,7 +287,7 @@ class VideoGenerator:
         new, level = self._settled(solved.cpu(), state.level, begins=window.first + window.known == 0)
         known = torch.cat([state.known, new], 1)[:, -self.windows.prefix :]
         after = replace(state, known=known.clone(), done=window.last, level=level)
-        if self.net.stills:
+        if self.net.stills and self.windows.opening:
             after = self._watched(new, after)
         return new, self._forgotten(after)
 
@@ -305,9 +307,16 @@ class VideoGenerator:
         if reference is None:
             raise ValueError("this base begins a video with a picture: give a reference")
         assert self.space is not None
-        known = state.tail or (reference.picture,)
         with self.watching():
-            latents = self.space.begun(known, count).to(self.device)
+            if window.head is None:
+                grey = self.space.opening(reference.picture, count).to(self.device)
+            else:
+                known = state.tail or (reference.picture,)
+                latents = self.space.begun(known, count).to(self.device)
+        if window.head is None:
+            there = torch.arange(count, device=self.device)[None] < window.known
+            own = torch.cat([state.known[:, state.known.shape[1] - window.known :].to(grey), grey[:, window.known :]], 1)
+            return still_channels(known_then_grey(own, grey, there), known_pictures(there, self.space.spec, opens=False))
         mask = torch.arange(self.space.spec.pictures(count), device=self.device) < len(known)
         return still_channels(latents, mask[None])
 
@@ -401,7 +410,7 @@ class VideoGenerator:
         condition = self._listen(scene, [self._cut(part, state.first, window) for part in state.heard], window, still)
         noise, field = self._begun(scene, range(total), seed), self._field(condition)
         clean = noise[:, :0] if reference is None or stills else reference.latent.to(self.device)
-        front = reference is not None and (stills or self.windows.anchored)
+        front = reference is not None
 
         def velocity(point: Tensor, time: Tensor, frames: range) -> Tensor:
             outside = front and frames.start > 0  # the reference is put in front
