@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,11 +81,12 @@ class VideoAnimator:
 
     def __init__(
         self, base: str | Path, net: VideoTransformer, space: VideoSpace, windows: VideoWindows, place: Place, *,
-        encoder: SpeechEncoder[Any] | None = None, silence: Float[Tensor, " w"] | None = None,
+        encoder: SpeechEncoder[Any] | None = None, silence: Float[Tensor, " w"] | None = None, prompt: str = "",
     ):
-        """``base``: where the encoders of text and pictures are; ``encoder``, ``silence``: for networks that hear."""
+        """``base``: where the encoders of text and pictures are; ``encoder``, ``silence``: for networks that hear; ``prompt``: what
+        the network was trained with."""
         self.base, self.net, self.space, self.windows, self.place = base, net, space, windows, place
-        self.encoder, self.silence = encoder, silence
+        self.encoder, self.silence, self.prompt = encoder, silence, prompt
         place.settle(space.vae)
         if place.offload == "sequential":
             offload_layers(net, place.device)
@@ -110,7 +111,7 @@ class VideoAnimator:
         if not LOWEST_FPS <= fps <= HIGHEST_FPS:
             raise ValueError(f"{fps} pictures per second were asked for: give {LOWEST_FPS:.0f} to {HIGHEST_FPS:.0f}")
         told = {} if adapter is None else _metadata(adapter)
-        windows = windows or windows_of(told)
+        windows = windows or adapter_windows(adapter)
         place = Place(device=torch.device(device), dtype=dtype, offload=offload)
         check_memory(base, adapter, size, windows, place, tiling=tiling)
         transformer = load_part(module("diffusers").WanTransformer3DModel, base, "transformer", dtype=dtype)
@@ -126,23 +127,24 @@ class VideoAnimator:
                 encoder, silence = reopen(told["encoder"], checkpoint=checkpoint), torch.tensor(json.loads(told["silence"]))
             except KeyError as error:
                 raise ValueError(f"{adapter} does not say its {error.args[0]}: train the adapter with this version") from error
-        return cls(base, net, space, windows, place, encoder=encoder, silence=silence)
+        prompt = json.loads(told.get("prompt", '""'))
+        return cls(base, net, space, windows, place, encoder=encoder, silence=silence, prompt=prompt)
 
     def animate(
-        self, portrait: Portrait, audio: Audio | Mapping[int, Audio], *, prompt: str = "", negative: str = "", seed: int = 0,
+        self, portrait: Portrait, audio: Audio | Mapping[int, Audio], *, prompt: str | None = None, negative: str = "", seed: int = 0,
         windows: VideoWindows | None = None, crop: bool = False, intensity: tuple[float, float] | None = None,
         guide: float = 0.0, animator: Animator | None = None, controls: Controls = Controls(),
         progress: Progress = lambda _what, _done, _total: None,
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; the first shows the portrait, as much of it as fits or
         cropped to head and shoulders.
 
         ``audio``: speech, or that of each of several faces by its number, which the adapter hears each in its place. ``prompt``,
-        ``negative``: what is to be seen, and what not. ``windows``: instead of the animator's own. ``intensity``: of expression
+        ``negative``: what is to be seen (None: as the adapter was trained), and what not. ``windows``: instead of the animator's own. ``intensity``: of expression
         and body, 0 to 1, where the adapter knows it. ``guide``: 0 to less than 1, how far the video follows the one that
         ``animator`` (with ``controls``) makes of the same, from coarse to fine.
 
-        Everything but the decoding is done when the first frame is asked for. ValueError where something won't do.
+        Everything but the decoding is done before this returns. ValueError where something won't do.
         """
         if not 0 <= guide < 1:
             raise ValueError(f"a guide of {guide} was asked for: give 0 (none) to less than 1 (nothing but the guide)")
@@ -158,7 +160,7 @@ class VideoAnimator:
         if not seconds:
             raise ValueError("the sound has no samples: give a recording of speech")
         count = max(round(seconds * self.space.spec.fps), 1)
-        text, no_text = self._text(prompt, negative, progress)
+        text, no_text = self._text(self.prompt if prompt is None else prompt, negative, progress)
         with self.place.working(self.space.vae), torch.no_grad():
             reference = self.space.reference(portrait, crop=crop)
             scene = Scene(
@@ -192,7 +194,7 @@ class VideoAnimator:
             with self.place.working(self.net):
                 yield
 
-    def _decoded(self, latents: Float[Tensor, "1 t c h w"], count: int) -> Iterator[Frame]:
+    def _decoded(self, latents: Float[Tensor, "1 t c h w"], count: int) -> Generator[Frame, None, None]:
         with self.place.working(self.space.vae):
             state, left = self.space.start(), count
             for latent in latents.split(1, 1):
@@ -283,8 +285,9 @@ def size_of(base: str | Path, shape: tuple[int, ...], *, longest: int = DEFAULT_
     return max(round(width * scale / step), 1) * step, max(round(height * scale / step), 1) * step
 
 
-def windows_of(told: Mapping[str, str]) -> VideoWindows:
-    """The windows that an adapter's metadata tell of."""
+def adapter_windows(adapter: Path | None) -> VideoWindows:
+    """The windows that an adapter was trained with; without one those that suit a base. ValueError where it can't be read."""
+    told = {} if adapter is None else _metadata(adapter)
     if "window" not in told:
         return VideoWindows()
     trained = json.loads(told["window"])
