@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import wave
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -16,8 +18,10 @@ from PIL import Image
 
 from tests.tiny_video import save_adapter, save_base
 from tests.tiny_wan_net import load_tiny_wan
+from vivavoce.animate import Controls
 from vivavoce.apps import bench_video, cli, commands_video
-from vivavoce.nets.wan import BASES
+from vivavoce.media.audio import Audio
+from vivavoce.media.portrait import Portrait
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -67,9 +71,27 @@ def test_without_an_adapter_it_says_what_it_does(folder: Path, capsys: pytest.Ca
     assert "6 frames" in out
 
 
-def test_the_motion_engine_guides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = LINE.replace("--size 96", "--size 192")
-    assert cli.main(f"{line} --adapter adapter.safetensors --guide 0.9 --head 2 --fps 10".split()) == 0, capsys.readouterr().err
+class StandIn:
+    """The motion engine: remembers what it was asked."""
+
+    calls: ClassVar[list[dict[str, Any]]] = []
+
+    @classmethod
+    def load(cls) -> StandIn:
+        return cls()
+
+    def animate(self, portrait: Portrait, audio: Audio, **options: Any) -> Iterator[np.ndarray]:
+        self.calls.append(options)
+        return iter([portrait.image] * 6)
+
+
+def test_the_motion_engine_guides(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands_video, "Animator", StandIn)
+    line = f"{LINE} --adapter adapter.safetensors --guide 0.9 --head 2 --fps 10 --seed 4"
+    assert cli.main(line.split()) == 0, capsys.readouterr().err
+    assert StandIn.calls == [{"fps": 10.0, "seed": 4, "size": 96, "controls": Controls(head=2.0)}]
 
 
 @pytest.mark.parametrize(("line", "says"), [
@@ -88,10 +110,10 @@ def test_the_motion_engine_guides(folder: Path, capsys: pytest.CaptureFixture[st
     ("--engine wan --base base --device cuda:99", "the device cuda:99 is not there"),
     ("--engine wan --base base --steps 0", "0 solver steps were asked for"),
     ("--engine wan --base base --guidance -1", "a guidance of -1 by the speech was asked for"),
-    ("--engine wan --base base --guide 1", "a guide of 1 was asked for"),
+    ("--engine wan --base base --guide 1", "--guide is 1: give 0"),
     ("--engine wan --base base --size 8", "a video of 8 pixels was asked for: give 32 or more"),
     ("--engine wan --base base --intensity 0.5 0.5", "without a dial for intensity"),
-    ("--engine wan --base base --size 100000", "on cpu, which has"),
+    ("--engine wan --base base --intensity 0.5 2", "--intensity is 0.5 2: give numbers from 0 to 1"),
     ("--engine dream", "--engine cannot be 'dream'"),
 ])  # fmt: skip
 def test_what_will_not_do_is_told_in_a_sentence(
@@ -123,16 +145,18 @@ def test_stopped_halfway_leaves_nothing_behind(
 
 
 def test_the_bench_measures_a_tiny_base_on_a_processor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main("bench video --device cpu --steps 2 --shape 64 64 9 -o bench.json".split()) == 0
+    assert cli.main(["bench", "video", "--device", "cpu", "--steps", "2", "--shape", "64", "64", "17", "-o", "bench.json"]) == 0
     out = capsys.readouterr().out
     assert "this is a tiny base, which says nothing about the real ones" in out
-    assert re.search(r"tiny +64 x  64 +9 ", out)
+    assert re.search(r"tiny +64 x  64 +17 ", out)
     assert re.search(r"ReFree-S2V \(published\) +30.6 +0.70", out)
     found = json.loads(Path("bench.json").read_text())["bases"]["tiny"]
-    assert found["frames_per_second"] == pytest.approx(9 / (30 * found["step_seconds"] + found["decode_seconds"]))
-    assert cli.main("bench video --device cpu --bases wan2.2-ti2v-5b".split()) == 2
+    assert found["frames_per_second"] == pytest.approx(17 / (30 * found["step_seconds"] + found["decode_seconds"]))
+    assert cli.main(["bench", "video", "--device", "cpu", "--bases", "wan2.2-ti2v-5b"]) == 2
     assert "needs a GPU" in capsys.readouterr().err
-    assert cli.main("bench video --device cpu --bases wan3".split()) == 2
+    assert cli.main(["bench", "video", "--device", "cpu", "--shape", "64", "64", "18"]) == 2
+    assert "18 pictures were asked for: give 4k + 1" in capsys.readouterr().err
+    assert cli.main(["bench", "video", "--device", "cpu", "--bases", "wan3"]) == 2
     assert "there is no base 'wan3'" in capsys.readouterr().err
 
 
@@ -150,9 +174,8 @@ def test_a_network_that_is_built_is_in_the_precision_that_one_is_loaded_in(tmp_p
 
 
 def test_what_does_not_fit_is_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_video, "available_bytes", lambda _: 10**9)
-    base = BASES["wan2.1-t2v-1.3b"]
-    found = bench_video._measured("wan2.1-t2v-1.3b", base, torch.device("cuda"), 2)
-    assert "needs about" in found["refused"] and "832x480 and 81 pictures" in found["refused"]
-    result = {"device": "none", "solver_steps": 30, "bases": {"wan2.1-t2v-1.3b": found}, "published": {}}
+    monkeypatch.setattr(bench_video, "available_bytes", lambda _: 10**6)
+    found = bench_video._measured("tiny", bench_video.TINY, torch.device("cuda"), 2)
+    assert "needs about" in found["refused"] and "128x128 and 17 pictures" in found["refused"]
+    result = {"device": "none", "solver_steps": 30, "bases": {"tiny": found}, "published": {}}
     assert found["refused"] in bench_video.table(result)

@@ -29,8 +29,8 @@ def save_adapter(base: Path, path: Path, **parts: Any) -> Path:
     """A random adapter that hears log-mel energies and prosody, with the metadata of `train video`."""
     encoder = open_encoder(ANALYSIS)
     levels = LevelsConfig(
-        streams=dict(encoder.spec.streams), listen=tuple(encoder.spec.streams), widths=((1, 1), (2, 1)), memory=20, ahead=1, width=8,
-        stem=8, dropout=0.0,
+        streams=dict(encoder.spec.streams), listen=tuple(encoder.spec.streams), widths=((1, 1), (2, 1)), memory=20, ahead=1,
+        width=8, stem=8, dropout=0.0,
     )
     torch.manual_seed(1)
     net = VideoTransformer(

@@ -83,8 +83,8 @@ class VideoAnimator:
         self, base: str | Path, net: VideoTransformer, space: VideoSpace, windows: VideoWindows, place: Place, *,
         encoder: SpeechEncoder[Any] | None = None, silence: Float[Tensor, " w"] | None = None, prompt: str = "",
     ):
-        """``base``: where the encoders of text and pictures are; ``encoder``, ``silence``: for networks that hear; ``prompt``: what
-        the network was trained with."""
+        """``base``: where the encoders of text and pictures are; ``encoder``, ``silence``: for networks that hear; ``prompt``:
+        what the network was trained with."""
         self.base, self.net, self.space, self.windows, self.place = base, net, space, windows, place
         self.encoder, self.silence, self.prompt = encoder, silence, prompt
         place.settle(space.vae)
@@ -99,11 +99,11 @@ class VideoAnimator:
         windows: VideoWindows | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
         offload: Offload = "none", tiling: bool = False, checkpoint: Path | None = None,
     ) -> VideoAnimator:
-        """A base in diffusers' format, a folder or a name on the hub, and what `train video` taught it; without an adapter the base
-        alone, which makes a video of the picture and the prompt and does not hear.
+        """A base in diffusers' format, a folder or a name on the hub, and what `train video` taught it; without an adapter the
+        base alone, which makes a video of the picture and the prompt and does not hear.
 
-        ``size``: (width, height), px (see `size_of`). ``windows``: None for those that the adapter was trained with. ``dtype``: of
-        the large networks, half precision on GPUs; the autoencoder is in single precision. ``checkpoint``: where the speech
+        ``size``: (width, height), px (see `size_of`). ``windows``: None for those that the adapter was trained with. ``dtype``:
+        of the large networks, half precision on GPUs; the autoencoder is in single precision. ``checkpoint``: where the speech
         encoder lies now, if it is a pretrained one. Before any weights are read it is estimated whether they fit: ValueError
         with what would help, if not, and where files are missing or don't belong together.
         """
@@ -131,17 +131,17 @@ class VideoAnimator:
         return cls(base, net, space, windows, place, encoder=encoder, silence=silence, prompt=prompt)
 
     def animate(
-        self, portrait: Portrait, audio: Audio | Mapping[int, Audio], *, prompt: str | None = None, negative: str = "", seed: int = 0,
-        windows: VideoWindows | None = None, crop: bool = False, intensity: tuple[float, float] | None = None,
-        guide: float = 0.0, animator: Animator | None = None, controls: Controls = Controls(),
+        self, portrait: Portrait, audio: Audio | Mapping[int, Audio], *, prompt: str | None = None, negative: str = "",
+        seed: int = 0, windows: VideoWindows | None = None, crop: bool = False, intensity: tuple[float, float] | None = None,
+        guide: float = 0.0, animator: Animator | None = None, controls: Controls | None = None,
         progress: Progress = lambda _what, _done, _total: None,
     ) -> Generator[Frame, None, None]:
         """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; the first shows the portrait, as much of it as fits or
         cropped to head and shoulders.
 
         ``audio``: speech, or that of each of several faces by its number, which the adapter hears each in its place. ``prompt``,
-        ``negative``: what is to be seen (None: as the adapter was trained), and what not. ``windows``: instead of the animator's own. ``intensity``: of expression
-        and body, 0 to 1, where the adapter knows it. ``guide``: 0 to less than 1, how far the video follows the one that
+        ``negative``: what is to be seen (None: as the adapter was trained), and what not. ``windows``: instead of the animator's
+        own. ``intensity``: of expression and body, 0 to 1, where the adapter knows it. ``guide``: 0 to less than 1, how far the video follows the one that
         ``animator`` (with ``controls``) makes of the same, from coarse to fine.
 
         Everything but the decoding is done before this returns. ValueError where something won't do.
@@ -172,7 +172,7 @@ class VideoAnimator:
                 assert animator is not None
                 scene = self._guided(scene, reference, animator.animate(
                     Portrait(image=reference.picture, name=portrait.name), voices[0], fps=self.space.spec.fps, seed=seed,
-                    size=max(self.space.width, self.space.height), controls=controls,
+                    size=max(self.space.width, self.space.height), controls=controls or Controls(),
                 ), count, guide, progress)
         speech = [self._heard(voice, count) for voice in voices]
         generator = self._generator(windows or self.windows)
@@ -233,8 +233,9 @@ class VideoAnimator:
         if missing := [number for number in numbers if not 0 <= number < len(found)]:
             raise ValueError(f"face {missing[0]} was to speak, but the picture shows {len(found)}: give numbers from 0 on")
         points = np.stack([found[number] for number in numbers])[:, None].astype(np.float64)
+        _, rows, columns = self.space.spec.event
         masks = speaker_masks(
-            points, (self.space.width, self.space.height), self.space.spec.event[1:], outline="box", margin=AROUND
+            points, (self.space.width, self.space.height), (rows, columns), outline="box", margin=AROUND
         )[:, 0]
         if several:
             scene = replace(scene, masks=tuple(masks.unbind()))

@@ -18,7 +18,7 @@ from vivavoce.flow.solve import euler, integrate
 from vivavoce.generate import frame_noise
 from vivavoce.latent.space import Frame
 from vivavoce.latent.stills import known_pictures, known_then_grey
-from vivavoce.latent.video import DecoderState, Frames, VideoReference, VideoSpace
+from vivavoce.latent.video import DecoderState, VideoReference, VideoSpace
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import VideoTransformer
@@ -35,9 +35,9 @@ class VideoWindows:
 
     ``latents``: of a window, known ones included. ``length``: "prefix" makes one window after the other, each with the last
     ``prefix`` latents before it clean, and can stream; "slide" solves the whole video at once in windows that begin ``slide``
-    latents later in every step (`flow.slide`), each with the reference in front. ``opening``: with "prefix", windows that go on are
-    built as if they began a video, which is all that a base by itself knows: behind the reference picture, or, where a base is
-    told of pictures, with the latest ones encoded afresh. Adapters learn to go on without (`train.video_windows`).
+    latents later in every step (`flow.slide`), each with the reference in front. ``opening``: with "prefix", windows that go on
+    are built as if they began a video, which is all that a base by itself knows: behind the reference picture, or, where a base
+    is told of pictures, with the latest ones encoded afresh. Adapters learn to go on without (`train.video_windows`).
 
     ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
     (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
@@ -59,10 +59,10 @@ class VideoWindows:
             raise ValueError(f"length is {self.length!r}: give prefix or slide")
         if not 1 <= self.prefix < self.latents - 1:
             raise ValueError(
-                f"windows of {self.latents} latents with a prefix of {self.prefix} were asked for: give a prefix of 1 or more, and "
-                f"windows that are longer by two at least"
+                f"windows of {self.latents} latents with a prefix of {self.prefix} were asked for: give a prefix of 1 or more, "
+                f"and windows that are longer by two at least"
             )
-        if not 1 <= self.slide:
+        if not self.slide >= 1:
             raise ValueError(f"windows that slide by {self.slide} latents were asked for: give 1 or more")
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"{self.steps} solver steps were asked for: give 1 to 1000")
@@ -131,8 +131,8 @@ class VideoState:
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """Latents ``first`` to ``last`` (not included) of the video, of which ``known`` are there already. ``head``: the number of the
-    latent whose one last picture the window begins with, as a video begins with one; None where it begins with four."""
+    """Latents ``first`` to ``last`` (not included) of the video, of which ``known`` are there already. ``head``: the number of
+    the latent whose one last picture the window begins with, as a video begins with one; None where it begins with four."""
 
     first: int
     last: int

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -24,12 +25,14 @@ from vivavoce.latent.prompts import STATES
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.memory import GIGABYTE, IMAGE_TOKENS, Job, available_bytes, estimate, fits, refusal
+from vivavoce.nets.redistribute import latent_frames
 from vivavoce.nets.sizes import KEPT_FLOAT32, Parts, build
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.nets.wan import BASES, Base
 from vivavoce.speech.encoders import ANALYSIS, open_encoder
 
+SHORTEST = 17  # pictures
 PUBLISHED = {"ReFree-S2V": (30.6, 0.7), "Sonic": (13.8, 0.8), "FantasyTalking": (36.1, 0.2), "Hallo3": (48.3, 0.1)}
 """Memory (GB) and frames per second, all as ReFree-S2V (arXiv 2606.13304) has them."""
 TINY = Base(
@@ -51,6 +54,8 @@ def measure(
     module("diffusers")
     if steps < 2:
         raise ValueError(f"{steps} steps were to be timed: give 2 or more, as the first one takes longer")
+    if shape is not None and (shape[2] < SHORTEST or shape[2] % 4 != 1):
+        raise ValueError(f"{shape[2]} pictures were asked for: give 4k + 1, and {SHORTEST} at least")
     if unknown := sorted(set(names) - set(BASES)):
         raise ValueError(f"there is no base {unknown[0]!r}: give some of {', '.join(BASES)}")
     if device.type == "cpu" and names:
@@ -94,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
 def _measured(name: str, base: Base, device: torch.device, steps: int) -> dict[str, Any]:
     """One base. A dictionary with "refused" where it does not fit."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    windows = VideoWindows(latents=1 + (base.pictures - 1) // 4, steps=steps)
+    windows = VideoWindows(latents=latent_frames(base.pictures), steps=steps)
     job = Job(width=base.width, height=base.height, pictures=base.pictures, terms=3, dtype=dtype)
     parts = replace(Parts.of_base(base), text_encoder=None, image_encoder=None)
     available = available_bytes(device)
@@ -105,7 +110,7 @@ def _measured(name: str, base: Base, device: torch.device, steps: int) -> dict[s
     encoder = open_encoder(ANALYSIS)
     speech = torch.randn(2 * base.pictures, encoder.spec.width)
     generator = VideoGenerator(net, windows, silence=torch.zeros(encoder.spec.width), space=space, device=device)
-    scene, marks = _scene(base, net, space), [time.perf_counter()]
+    scene, marks = _scene(base, space), [time.perf_counter()]
 
     def mark(_done: int, _total: int | None) -> None:
         _wait(device)
@@ -114,7 +119,7 @@ def _measured(name: str, base: Base, device: torch.device, steps: int) -> dict[s
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     latents = generator.whole([speech], scene, seed=0, progress=mark)
-    step = median(after - before for before, after in zip(marks[1:-1], marks[2:], strict=True))
+    step = median(after - before for before, after in pairwise(marks[1:]))
     began = time.perf_counter()
     space.decode(latents, space.start())
     decode = time.perf_counter() - began
@@ -150,7 +155,7 @@ def _space(base: Base, device: torch.device) -> VideoSpace:
     return VideoSpace(vae, height=base.height, width=base.width, fps=base.fps)
 
 
-def _scene(base: Base, net: VideoTransformer, space: VideoSpace) -> Scene:
+def _scene(base: Base, space: VideoSpace) -> Scene:
     """Noise for the encoders' answers, and for a portrait."""
     picture = np.random.default_rng(0).integers(0, 256, (base.height, base.width, 3), np.uint8)
     text, width = torch.randn(2, STATES, base.transformer["text_dim"]), base.transformer.get("image_dim")

@@ -121,6 +121,7 @@ class Animate(Job):
             return
         if self.wan.base is None:
             raise ValueError("--engine wan needs --base: give the folder of a pretrained Wan model, or its name on the hub")
+        self.wan.check()
         shaped = [name for name in ("expression", "head", "gaze", "blink") if vars(self.render)[name] != 1.0]
         if shaped and not self.wan.guide:
             raise ValueError(f"--{shaped[0]} shapes the motion engine's video, with --engine wan its guide: give --guide too")

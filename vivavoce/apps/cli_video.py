@@ -13,7 +13,7 @@ NONE = "(default: none)"
 
 @dataclass(frozen=True, kw_only=True)
 class Wan:
-    """For --engine wan: a pretrained video model of the Wan family. Needs pip install 'vivavoce[video]' and, to be quick, a GPU."""
+    """For --engine wan: a pretrained video model of the Wan family. Needs pip install 'vivavoce[video]', and a GPU to be quick."""
 
     base: Annotated[str | None, arg(metavar="FOLDER|NAME", help_behavior_hint="")] = None
     """The pretrained model in diffusers' format: a folder, or a name on the Hugging Face hub such as
@@ -36,7 +36,9 @@ class Wan:
     guide: Annotated[float | None, arg(metavar="0-1", help_behavior_hint="(default: 0)")] = None
     """How far the video follows the one that the motion engine makes, which --expression, --head, --gaze and --blink shape: 0 is
     not at all, and less than 1 the most."""
-    length: Annotated[Literal["prefix", "slide"] | None, arg(metavar="prefix|slide", help_behavior_hint="(default: prefix)")] = None
+    length: Annotated[
+        Literal["prefix", "slide"] | None, arg(metavar="prefix|slide", help_behavior_hint="(default: prefix)")
+    ] = None
     """How long videos are made: in windows one after the other, or in windows that slide while all is solved at once."""
     offload: Annotated[
         Literal["none", "model", "sequential"] | None, arg(metavar="none|model|sequential", help_behavior_hint="(default: none)")
@@ -46,6 +48,13 @@ class Wan:
     """Take pictures through the autoencoder tile by tile: needs less memory."""
     device: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: cuda where there is one, else cpu)")] = None
     """Where it works, such as cuda, cuda:1 or cpu."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers that would be refused only when everything has been loaded."""
+        if self.guide is not None and not 0 <= self.guide < 1:
+            raise ValueError(f"--guide is {self.guide:g}: give 0 (none) to less than 1 (nothing but the guide)")
+        if self.intensity is not None and not all(0 <= value <= 1 for value in self.intensity):
+            raise ValueError(f"--intensity is {self.intensity[0]:g} {self.intensity[1]:g}: give numbers from 0 to 1")
 
     def given(self) -> list[str]:
         """Names of the options that were given."""

@@ -112,7 +112,8 @@ def _windows(options: cli.Animate) -> VideoWindows:
 
 
 def _write(
-    frames: Generator[Frame, None, None], output: Path, *, fps: float, sound: Audio | Path, total: int, report: Bar | Lines, overwrite: bool
+    frames: Generator[Frame, None, None], output: Path, *, fps: float, sound: Audio | Path, total: int, report: Bar | Lines,
+    overwrite: bool,
 ) -> int:
     """Frames to a video that appears when it is complete; how many there were."""
     count = 0

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 WindowVelocity = Callable[[Tensor, Tensor, range], Tensor]
-"""The velocity of a window's frames "b n *event" at their flow times "b n"; the range says which frames of the sequence they are."""
+"""The velocity of a window's frames "b n *event" at their flow times "b n"; the range says which of the sequence they are."""
 
 
 def windows(total: int, length: int, offset: int) -> list[range]:
