@@ -16,7 +16,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from tests.tiny_video import save_adapter, save_base
+from tests.tiny_base import save_adapter, save_base
 from tests.tiny_wan_net import load_tiny_wan
 from vivavoce.animate import Controls
 from vivavoce.apps import bench_video, cli, commands_video

@@ -27,7 +27,9 @@ BELOW: dict[str, set[str]] = {
     "animate_video": {"animate", "generate_video", "components", "speech", "latent", "nets", "media"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
-    "train": {"judge", "animate", "generate", "generate_video", "components", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "train": {
+        "judge", "animate", "generate_video", "generate", "components", "speech", "latent", "metrics", "nets", "media", "flow",
+    },
     "apps": {
         FRONT_DOOR, "train", "judge", "live", "animate_video", "generate_video", "animate", "generate", "components", "speech",
         "latent", "metrics", "nets", "media", "flow",

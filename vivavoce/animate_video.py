@@ -141,8 +141,8 @@ class VideoAnimator:
 
         ``audio``: speech, or that of each of several faces by its number, which the adapter hears each in its place. ``prompt``,
         ``negative``: what is to be seen (None: as the adapter was trained), and what not. ``windows``: instead of the animator's
-        own. ``intensity``: of expression and body, 0 to 1, where the adapter knows it. ``guide``: 0 to less than 1, how far the video follows the one that
-        ``animator`` (with ``controls``) makes of the same, from coarse to fine.
+        own. ``intensity``: of expression and body, 0 to 1, where the adapter knows it. ``guide``: 0 to less than 1, how far
+        the video follows the one that ``animator`` (with ``controls``) makes of the same, from coarse to fine.
 
         Everything but the decoding is done before this returns. ValueError where something won't do.
         """

@@ -170,25 +170,30 @@ class VideoGenerator:
         self.net, self.windows, self.silence, self.space = net.eval(), windows, silence, space
         self.device, self.watching, self.levels = torch.device(device), watching, net.config.parts.levels
 
-    def start(self, scene: Scene) -> VideoState:
-        """Before the first feature there was silence."""
+    def start(self, scene: Scene, before: Sequence[Float[Tensor, "s w"]] = ()) -> VideoState:
+        """Before the first feature there was silence, or what each speaker said ``before``."""
         nothing, speakers = torch.zeros(1, 0, *scene.event), len(scene.masks)
         if self.levels is None:
             return VideoState(scene=scene, heard=(torch.zeros(0, 0),) * speakers, memories=(), first=0, known=nothing)
         assert self.silence is not None
         quiet = hear_silence(self.silence, self.levels).expand(self.levels.history, -1).clone()
+        nobody = (self.silence[None][:0],) * speakers
+        earlier = [hear(said, Memory.start(self.levels), self.levels) for said in before or nobody]
+        assert len(earlier) == speakers, (len(earlier), speakers)
         return VideoState(
-            scene=scene, heard=(quiet,) * speakers, memories=(Memory.start(self.levels),) * speakers, first=-self.levels.history,
-            known=nothing,
+            scene=scene, heard=tuple(torch.cat([quiet, said])[-self.levels.history :] for said, _ in earlier),
+            memories=tuple(memory for _, memory in earlier), first=-self.levels.history, known=nothing,
         )
 
     def whole(
-        self, speech: Sequence[Float[Tensor, "s w"]], scene: Scene, *, seed: int, progress: Count | None = None
+        self, speech: Sequence[Float[Tensor, "s w"]], scene: Scene, *, seed: int, before: Sequence[Float[Tensor, "s w"]] = (),
+        progress: Count | None = None,
     ) -> Float[Tensor, "1 t c h w"]:
         """Latents of a whole video: as many as its speech fills with pictures, the last one perhaps in part."""
+        state = self.start(scene, before)
         if self.windows.length == "slide":
-            return self._slid(speech, scene, seed, progress)
-        return self.step(speech, self.start(scene), seed=seed, last=True, progress=progress)[0]
+            return self._slid(speech, state, seed, progress)
+        return self.step(speech, state, seed=seed, last=True, progress=progress)[0]
 
     @torch.no_grad()
     def step(
@@ -399,10 +404,10 @@ class VideoGenerator:
 
     @torch.no_grad()
     def _slid(
-        self, speech: Sequence[Tensor], scene: Scene, seed: int, progress: Count | None
+        self, speech: Sequence[Tensor], state: VideoState, seed: int, progress: Count | None
     ) -> Float[Tensor, "1 t c h w"]:
         """The whole video at once. Every latent hears what is its own, whichever window it is in."""
-        state = self._heard(speech, self.start(scene), last=True)
+        scene, state = state.scene, self._heard(speech, state, last=True)
         total, reference, stills = _latents(state.count), scene.reference, self.net.stills > 0
         window = _Window(first=0, last=total, known=0, head=0)
         size = self.windows.latents

@@ -13,7 +13,7 @@ NONE = "(default: none)"
 
 @dataclass(frozen=True, kw_only=True)
 class Wan:
-    """For --engine wan: a pretrained video model of the Wan family. Needs pip install 'vivavoce[video]', and a GPU to be quick."""
+    """For --engine wan: a pretrained video model of the Wan family. Needs pip install 'vivavoce[video]', and wants a GPU."""
 
     base: Annotated[str | None, arg(metavar="FOLDER|NAME", help_behavior_hint="")] = None
     """The pretrained model in diffusers' format: a folder, or a name on the Hugging Face hub such as
