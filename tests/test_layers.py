@@ -25,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
-    "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow", "components"},
     "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
 }
 DATA = {"weights"}  # folders without code
