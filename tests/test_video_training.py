@@ -6,6 +6,7 @@ import json
 import socket
 from dataclasses import replace
 from importlib import resources
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -225,19 +226,23 @@ def test_windows_longer_than_clips_are_refused(cache: Path) -> None:
         make_windows(cache, latents=8)
 
 
-def two_processes(recipe: Any, *, sharded: bool) -> dict[str, torch.Tensor]:
+def two_processes(recipe: Any, *, sharded: bool, until: int | None = None) -> dict[str, torch.Tensor]:
+    """What they make of it. They are forked from a process that has imported what they need and nothing else."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(work, (port, recipe, sharded), nprocs=2, start_method="spawn")
+    set_forkserver_preload(["tests.video_processes", "torch._dynamo"])
+    multiprocessing.start_processes(work, (port, recipe, sharded, until), nprocs=2, start_method="forkserver")
     return torch.load(recipe.out / "weights.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_are_one_with_twice_the_batch(cache: Path, tmp_path: Path, sharded: bool) -> None:
-    """Each with half of the weights, or with all of them; the second half of the run goes on from a checkpoint of one process."""
+    """Each with half of the weights, or with all of them; other processes go on after two steps."""
     one = trained(recipe_of(cache, tmp_path / "one", batch=4))
-    two = two_processes(recipe_of(cache, tmp_path / "two", batch=2), sharded=sharded)
+    recipe = recipe_of(cache, tmp_path / "two", batch=2)
+    two_processes(recipe, sharded=sharded, until=2)
+    two = two_processes(recipe, sharded=sharded)
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4, msg=name)
     logs = [[json.loads(line)["step"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("one", "two")]

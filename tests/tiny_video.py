@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.tiny_wan import VAE_2_1, make_vae
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.video import VideoSpace
@@ -57,6 +56,8 @@ def make_recordings(count: int, pictures: int, model: FaceModel) -> tuple[list[V
 
 
 def tiny_space() -> VideoSpace:
+    from tests.tiny_wan import VAE_2_1, make_vae  # imports diffusers, which the processes of tests do without
+
     return VideoSpace(make_vae(**VAE_2_1), height=SIDE, width=SIDE, fps=MOTION_RATE_HZ)
 
 

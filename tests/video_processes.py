@@ -32,8 +32,8 @@ def recipe_of(cache: Path, out: Path, **changed: Any) -> VideoRecipe:
     ), **changed)
 
 
-def trained(recipe: VideoRecipe) -> dict[str, torch.Tensor]:
-    """The stand-in's weights after the recipe, trained by as many processes as there are."""
+def trained(recipe: VideoRecipe, until: int | None = None) -> dict[str, torch.Tensor]:
+    """The stand-in's weights after the recipe or so many steps, trained by as many processes as there are."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator("no", recipe.accumulate)
     examples, common = load_cache(recipe.cache, "train")
@@ -46,7 +46,7 @@ def trained(recipe: VideoRecipe) -> dict[str, torch.Tensor]:
     windows = windows_of(recipe, net, examples, common, measured_scale(examples))
     training = Training(accelerator, VideoTask(net), recipe.pace, recipe.out)
     training.restore()
-    while not training.done:
+    while not training.done and training.step != until:
         stage = recipe.stage(training.step)
         training.update(steps_of(recipe, windows, stage, training.step, accelerator))
         training.log()
@@ -58,7 +58,7 @@ def trained(recipe: VideoRecipe) -> dict[str, torch.Tensor]:
     return {name: weight.cpu() for name, weight in state.items()}
 
 
-def work(rank: int, port: int, recipe: VideoRecipe, sharded: bool) -> None:
+def work(rank: int, port: int, recipe: VideoRecipe, sharded: bool, until: int | None) -> None:
     """One of two processes; the first keeps the weights in ``out/weights.pt``."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -70,7 +70,7 @@ def work(rank: int, port: int, recipe: VideoRecipe, sharded: bool) -> None:
             "FSDP_TRANSFORMER_CLS_TO_WRAP": "StandInBlock", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
         }
     torch.set_num_threads(1)
-    weights = trained(recipe)
+    weights = trained(recipe, until)
     if rank == 0:
         torch.save(weights, recipe.out / "weights.pt")
     torch.distributed.destroy_process_group()
