@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +45,16 @@ class Stage:
 
 CLIP_LEVEL = Stage(steps=500, aligned=False, lip_mask=False)
 FRAME_LEVEL = Stage(steps=2000, aligned=True, lip_mask=True)
+
+
+def stages_of(which: Literal["both", "clip", "frame"], steps: int | None) -> tuple[Stage, ...]:
+    """One of the two stages or both, with so many steps in all, shared out as by default."""
+    stages = {"clip": (CLIP_LEVEL,), "frame": (FRAME_LEVEL,), "both": (CLIP_LEVEL, FRAME_LEVEL)}[which]
+    if steps is None:
+        return stages
+    whole = sum(stage.steps for stage in stages)
+    first = max(1, round(steps * stages[0].steps / whole))
+    return tuple(replace(s, steps=n) for s, n in zip(stages, (first, steps - first), strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
