@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ ADAPTER = "adapter.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """``steps`` updates. ``aligned``: each latent hears its own pictures; without, it hears the whole window at once, which teaches
+    """``steps`` updates. ``aligned``: each latent hears its own pictures; else it hears the whole window at once, which teaches
     what belongs to a voice. ``lip_mask``: most windows count at the lips only (`regions.lip_traced`)."""
 
     steps: int
@@ -45,6 +45,16 @@ class Stage:
 
 CLIP_LEVEL = Stage(steps=500, aligned=False, lip_mask=False)
 FRAME_LEVEL = Stage(steps=2000, aligned=True, lip_mask=True)
+
+
+def stages_of(which: Literal["both", "clip", "frame"], steps: int | None) -> tuple[Stage, ...]:
+    """One of the two stages or both, with so many steps in all, shared out as by default."""
+    stages = {"clip": (CLIP_LEVEL,), "frame": (FRAME_LEVEL,), "both": (CLIP_LEVEL, FRAME_LEVEL)}[which]
+    if steps is None:
+        return stages
+    whole = sum(stage.steps for stage in stages)
+    first = max(1, round(steps * stages[0].steps / whole))
+    return tuple(replace(s, steps=n) for s, n in zip(stages, (first, steps - first), strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +234,7 @@ def metadata_of(
     """What the adapter's file says besides its weights: all that is needed to use it, and how it was made."""
     spec = spec_of(common, net)
     height, width, fps = common.stamp["size"]
-    settings = {k: v for k, v in asdict(replace(recipe, windows=replace(recipe.windows, dropout={}))).items()
-                if k not in ("base", "cache", "out")}
-    settings["windows"]["dropout"] = dict(recipe.windows.dropout)
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("base", "cache", "out")}
     said = {
         "autoencoder": common.stamp["autoencoder"]["weights"],
         "latents": {"event": list(spec.event), "fps": fps, "height": height, "width": width},
@@ -254,7 +262,7 @@ def finish(recipe: VideoRecipe, training: Training, net: VideoTransformer, metad
 
 def _save_base(recipe: VideoRecipe, net: VideoTransformer, state: Mapping[str, Tensor]) -> None:
     """As diffusers saves pipelines, so that ``out`` is a base like any other."""
-    made = type(net.base).from_config(base_config(net.base))
+    made: Any = type(net.base).from_config(base_config(net.base))
     made.load_state_dict({key.removeprefix("base."): v for key, v in state.items() if key.startswith("base.")})
     made.save_pretrained(recipe.out / "transformer")
     vae = Path(recipe.base) / "vae"

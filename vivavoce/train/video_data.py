@@ -1,7 +1,7 @@
 """Clips to what video networks are trained on: latents, speech, regions, faces, skeletons, made once and kept clip by clip.
 
-In the folder: ``cache.json`` says what all of it was made of, ``common.safetensors`` holds what belongs to all clips, and there is
-one ``<split>__<name>__<first>.safetensors`` per clip, of which windows are read without the rest.
+In the folder: ``cache.json`` says what all of it was made of, ``common.safetensors`` holds what belongs to all clips, and there
+is one ``<split>__<name>__<first>.safetensors`` per clip, of which windows are read without the rest.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def _tensors(clip: VideoClip, space: VideoSpace, config: CacheConfig) -> dict[st
     pictures, points = clip.pictures[:count], np.asarray(clip.points[:count])
     latents = space.encode(pictures)[0]
     size = (space.width, space.height)
-    regions = find_regions(points, size, tuple(space.spec.event[1:]))
+    _, rows, columns = space.spec.event
+    regions = find_regions(points, size, (rows, columns))
     mean, ever = (regions.per_latent(stride, over) for over in ("mean", "max"))
     tracked = np.flatnonzero(~np.isnan(points[:, 0, 0]))
     if not len(tracked):

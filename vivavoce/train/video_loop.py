@@ -182,7 +182,7 @@ class Training:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self) -> dict[str, Any]:
         """Of what is trained; sharded ones are gathered, on the main process."""
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import get_model_state_dict
@@ -190,7 +190,7 @@ class Training:
             return get_model_state_dict(self.task, options=_gathered(ignore_frozen_params=True))
         return {name: p.detach().cpu().clone() for name, p in self._trained()}
 
-    def _set_weights(self, weights: dict[str, Tensor]) -> None:
+    def _set_weights(self, weights: dict[str, Any]) -> None:
         if self.sharded:
             from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
@@ -216,7 +216,7 @@ class Training:
             self.optimiser.load_state_dict(state)
 
 
-def _gathered(**options: bool) -> Any:
+def _gathered(**options: Any) -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
     return StateDictOptions(full_state_dict=True, cpu_offload=True, **options)

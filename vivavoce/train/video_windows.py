@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from vivavoce.train.objectives import Rungs
 from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, regions_of
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
-DROPOUT = MappingProxyType({"text": 0.1, "speech": 0.1, "reference": 0.05, "identity": 0.1, "skeleton": 0.5, "intensity": 0.2})
+DROPOUT = {"text": 0.1, "speech": 0.1, "reference": 0.05, "identity": 0.1, "skeleton": 0.5, "intensity": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class WindowConfig:
     prefix_noise: float = 0.05
     person_power: float = 0.5
     weights: RegionWeights = field(default_factory=RegionWeights)
-    dropout: Mapping[str, float] = DROPOUT
+    dropout: Mapping[str, float] = field(default_factory=DROPOUT.copy)
     eta: float = 0.2
 
     def __post_init__(self) -> None:
@@ -191,7 +190,7 @@ class Windows:
         opens = places[0].start == 0
         assert all((place.start == 0) == opens for place in places), "windows that begin videos, and others"
         count = self.spec.pictures(places[0].stop) - self.spec.pictures(places[0].start)
-        own: dict[str, Tensor] = {}
+        own: dict[str, Any] = {}
         if self.levels is not None:
             own["speech"] = torch.stack([self.heard(place, count) for place in places])
         if self.parts.identity:
@@ -245,8 +244,9 @@ class Windows:
         return torch.tensor([there.expression, there.body])
 
     def _place(self, rng: np.random.Generator, opens: bool) -> Place:
-        group, shares = self._groups[opens]
-        people = list(group.values())
+        group = self._groups[opens]
+        assert group is not None
+        people, shares = list(group[0].values()), group[1]
         clips = people[int(rng.choice(len(people), p=shares))]
         lengths = np.array([self.examples[i].latents for i in clips], float)
         number = clips[int(rng.choice(len(clips), p=lengths / lengths.sum()))]
