@@ -14,6 +14,7 @@ from tests.test_generate_video import LEVELS, SHORT, SILENCE, heard, make, scene
 from tests.tiny_wan_net import TEXT_WIDTH, save_tiny_wan
 from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.space import LatentSpec
+from vivavoce.nets.hearing import hear, hear_all
 from vivavoce.train.rollout import masked
 from vivavoce.train.video_data import Common, VideoExample
 from vivavoce.train.video_rollout import VideoRolloutRecipe, masked_takes, video_rollouts
@@ -58,13 +59,14 @@ def test_takes_share_their_noise_and_differ_in_what_was_heard(generator: VideoGe
 
 
 def test_what_was_said_before_a_clip_is_heard(generator: VideoGenerator) -> None:
-    """Speech that was cut in two gives what the whole gives from there on, as far as a window hears."""
+    """The ears are where they would be if they had heard all of it, the running mean included."""
     given, speech = scene(generator.net), heard(120)
-    state = generator.start(given, [speech[:40]])
-    other = generator.start(given, [torch.cat([heard(10, seed=9), speech[:40]])])
-    assert torch.equal(state.heard[0][:, : sum(LEVELS.streams.values())], other.heard[0][:, : sum(LEVELS.streams.values())])
-    after = generator.whole([speech[40:]], given, seed=1, before=[speech[:40]])
-    assert not torch.equal(after, generator.whole([speech[40:]], given, seed=1))
+    state, whole = generator.start(given, [speech[:40]]), hear_all(speech, LEVELS)
+    assert torch.equal(state.heard[0], whole[40 - LEVELS.history : 40])
+    after = hear(speech[40:], state.memories[0], LEVELS)[0]
+    assert torch.equal(after, whole[40:])
+    made = generator.whole([speech[40:]], given, seed=1, before=[speech[:40]])
+    assert not torch.equal(made, generator.whole([speech[40:]], given, seed=1))
 
 
 def test_rollouts_are_kept_and_gone_on_with(
