@@ -81,7 +81,7 @@ def chosen(windows: Windows, recipe: VideoRolloutRecipe) -> list[int]:
 
 
 def scene_of(windows: Windows, number: int, latents: int, space: VideoSpace | None = None) -> Scene:
-    """The first latents of a clip as a scene that begins with its first picture. ``space``: for bases that are told of pictures."""
+    """The first latents of a clip as a scene that begins with its picture. ``space``: for bases that are told of pictures."""
     place = Place(number=number, start=0, stop=latents, known=1)
     data = windows.latents(place)[None]
     shown = windows.shown([place], data, torch.arange(latents)[None] < 1)
