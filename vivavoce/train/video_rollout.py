@@ -73,7 +73,8 @@ def chosen(windows: Windows, recipe: VideoRolloutRecipe) -> list[int]:
     rng = np.random.default_rng(recipe.seed)
     latents = [float(sum(windows.examples[i].latents for i in group)) for group in people.values()]
     share = np.array(latents) ** recipe.person_power
-    waiting, found = [list(rng.permutation(group)) for group in people.values()], []
+    waiting = [list(rng.permutation(group)) for group in people.values()]
+    found: list[int] = []
     while len(found) < recipe.count and any(waiting):
         left = np.array([len(group) > 0 for group in waiting]) * share
         found.append(int(waiting[int(rng.choice(len(waiting), p=left / left.sum()))].pop()))
