@@ -23,10 +23,17 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow", "graph", "components"},
     "generate": {"speech", "latent", "nets", "media", "flow", "graph"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
+    "generate_video": {"generate", "latent", "nets", "flow"},
+    "animate_video": {"animate", "generate_video", "components", "speech", "latent", "nets", "media"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
-    "train": {"judge", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
-    "apps": {FRONT_DOOR, "train", "judge", "live", "animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
+    "train": {
+        "judge", "animate", "generate_video", "generate", "components", "speech", "latent", "metrics", "nets", "media", "flow",
+    },
+    "apps": {
+        FRONT_DOOR, "train", "judge", "live", "animate_video", "generate_video", "animate", "generate", "components", "speech",
+        "latent", "metrics", "nets", "media", "flow",
+    },
 }
 DATA = {"weights"}  # folders without code
 FRONT = {"__init__", "__main__"}  # the package's own face, which may show anything

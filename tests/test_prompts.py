@@ -8,45 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny_wan import save_image_encoder, save_text_encoder
 from vivavoce.latent.prompts import STATES, image_states, text_states
 
 pytest.importorskip("diffusers")
 from diffusers import WanImageToVideoPipeline, WanPipeline
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    PreTrainedTokenizerFast,
-    UMT5Config,
-    UMT5EncoderModel,
-)
+from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedTokenizerFast, UMT5EncoderModel
 
 PROMPTS = ["a man  speaks &amp; smiles ", "", "a " * (STATES + 50)]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wan")
-    torch.manual_seed(0)
-    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "man", "speaks", "&", "smiles"])}
-    plain = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    plain.pre_tokenizer = Whitespace()
-    plain.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(
-        folder / "tokenizer"
-    )
-    text = UMT5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
-    UMT5EncoderModel(text).save_pretrained(folder / "text_encoder")
-    image = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
-    )
-    CLIPVisionModel(image).save_pretrained(folder / "image_encoder")
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "image_processor")
-    return folder
+    return save_image_encoder(save_text_encoder(tmp_path_factory.mktemp("wan")))
 
 
 def test_prompts_become_the_states_that_the_pipeline_makes(base: Path) -> None:

@@ -34,3 +34,37 @@ def save_vae(base: Path, **config: Any) -> Path:
     """A pipeline's folder with a random autoencoder in it."""
     make_vae(**config).save_pretrained(base / "vae")
     return base
+
+
+def save_text_encoder(base: Path, width: int = 8) -> Path:
+    """The same with a random text encoder and a tokenizer that knows five words."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(0)
+    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "man", "speaks", "&", "smiles"])}
+    plain = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = Whitespace()
+    plain.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(
+        base / "tokenizer"
+    )
+    text = UMT5Config(vocab_size=16, d_model=width, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    UMT5EncoderModel(text).save_pretrained(base / "text_encoder")
+    return base
+
+
+def save_image_encoder(base: Path, width: int = 8) -> Path:
+    """The same with a random encoder of pictures."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    image = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    CLIPVisionModel(image).save_pretrained(base / "image_encoder")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(base / "image_processor")
+    return base

@@ -77,12 +77,23 @@ def load_part(kind: Any, base: str | Path, part: str, *, dtype: torch.dtype) -> 
     return model.eval().requires_grad_(False)
 
 
+def pipeline_folder(base: str | Path) -> Path:
+    """A pipeline's folder. Of a name on the hub only the configurations are looked up or downloaded: enough to know how large it
+    is. ValueError where there is none."""
+    folder = Path(base)
+    return folder if folder.is_dir() else _fetched(base, ["*/config.json"])
+
+
 def _downloaded(base: str | Path, part: str) -> Path:
+    return _fetched(base, [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model"])
+
+
+def _fetched(base: str | Path, patterns: list[str]) -> Path:
     if isinstance(base, Path) or Path(base).exists() or not _HUB_NAME.fullmatch(base):
         raise ValueError(f"there is no folder {base}: give a pipeline's folder, or its name on the Hugging Face hub")
     hub = module("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(base, allow_patterns=[f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.model"]))
+        return Path(hub.snapshot_download(base, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{base} is no folder, and the Hugging Face hub did not give it ({said(error)}): download the checkpoint and give "

@@ -24,6 +24,7 @@ from vivavoce.apps import interrupt
 from vivavoce.apps.cli_base import Folder, Job, Picture, Recordings, Weights
 from vivavoce.apps.cli_bench import Bench
 from vivavoce.apps.cli_train import Train
+from vivavoce.apps.cli_video import Wan
 from vivavoce.apps.errors import FAILED, OK, TERMINATED, explain
 from vivavoce.apps.options import mistake
 
@@ -103,16 +104,33 @@ class Animate(Job):
     """Another number gives another take: other nods and blinks. Equal input and seeds give equal videos."""
     guidance: Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the trained network's own)")] = None
     """How closely the motion follows the speech; 1 is no guidance."""
+    engine: Literal["motion", "wan"] = "motion"
+    """What makes the video: motion is the engine that ships and runs anywhere, wan a large pretrained model on a GPU."""
     render: Spoken = field(default_factory=Spoken)
+    wan: Wan = field(default_factory=Wan)
 
     def check(self) -> None:
-        """Raises ValueError unless there is exactly one speech."""
+        """Raises ValueError unless there is exactly one speech, and all options are the engine's."""
         if self.speech is None and self.text is None:
             raise ValueError("no speech was given: name a recording after the portrait, or give --text \"some words\"")
         if self.speech is not None and self.text is not None:
             raise ValueError(f"both the recording {self.speech} and --text were given: give one of them")
+        if self.engine == "motion":
+            if given := self.wan.given():
+                raise ValueError(f"{given[0]} is an option of the video engine: give --engine wan too, or leave it out")
+            return
+        if self.wan.base is None:
+            raise ValueError("--engine wan needs --base: give the folder of a pretrained Wan model, or its name on the hub")
+        self.wan.check()
+        shaped = [name for name in ("expression", "head", "gaze", "blink") if vars(self.render)[name] != 1.0]
+        if shaped and not self.wan.guide:
+            raise ValueError(f"--{shaped[0]} shapes the motion engine's video, with --engine wan its guide: give --guide too")
 
     def work(self) -> Callable[[Self], None]:
+        if self.engine == "wan":
+            from vivavoce.apps import commands_video
+
+            return commands_video.animate
         from vivavoce.apps import commands
 
         return commands.animate

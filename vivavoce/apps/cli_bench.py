@@ -89,6 +89,30 @@ class BenchLive(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchVideo(Figures):
+    """How fast the video engine's bases are here, and what they need: at their real sizes, with random weights and no files.
+
+    On a processor only a tiny base, which says that everything runs and nothing about the real ones.
+    """
+
+    bases: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="(default: all)")] = ()
+    """Only these: wan2.2-ti2v-5b, wan2.1-t2v-1.3b, wan2.1-i2v-14b-480p."""
+    shape: Annotated[
+        tuple[int, int, int] | None, arg(metavar="WIDTH HEIGHT PICTURES", help_behavior_hint="(default: each base's own)")
+    ] = None
+    """Size of the pictures, and how many are made at once."""
+    steps: Annotated[int, arg(metavar="N")] = 4
+    """Solver steps that are timed, the first of them apart."""
+    device: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: cuda where there is one, else cpu)")] = None
+    """Where, such as cuda, cuda:1 or cpu."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_video
+
+        return commands_video.bench_video
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchBaselines(Watching, SplitRecordings):
     """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
 
@@ -139,6 +163,7 @@ class Bench:
         | Annotated[BenchPost, subcommand("post")]
         | Annotated[BenchRender, subcommand("render")]
         | Annotated[BenchLive, subcommand("live")]
+        | Annotated[BenchVideo, subcommand("video")]
         | Annotated[BenchBaselines, subcommand("baselines")]
         | Annotated[BenchMetrics, subcommand("metrics")]
     )

@@ -117,6 +117,38 @@ class TrainPost(Recordings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainVideo(Learning, Recordings):
+    """Teach a pretrained video network of the Wan family to speak. For several GPUs: accelerate launch -m vivavoce train video."""
+
+    output: Folder
+    """Folder for clips, latents, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    base: Annotated[str, arg(metavar="PATH|HUB_ID")]
+    """Folder of a pipeline as diffusers saves it, or its name on the Hugging Face hub, such as Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
+    stage: Literal["both", "clip", "frame"] = "both"
+    """What it learns: how voices and faces go together over a whole clip, or which lips go with which sound, or one after the
+    other."""
+    side: Annotated[int, arg(metavar="PX")] = 480
+    """Width and height of the pictures that heads are cut to."""
+    batch: Annotated[int, arg(metavar="N")] = 1
+    """Windows of video per process and update: as many as fit into memory."""
+    from_nothing: bool = False
+    """The base is not pretrained: all of it learns, and is saved in the output folder."""
+    encoder: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="(default: the one that ships)")] = ("streams",)
+    """Speech encoders to hear with, as in `vivavoce train motion`."""
+
+    def check(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}: give 1 or more")
+        if self.steps is not None and self.steps < (2 if self.stage == "both" else 1):
+            raise ValueError(f"--steps is {self.steps}: give one for each stage at least")
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_train
+
+        return commands_train.train_video
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSync(Learning, SplitRecordings):
     """Train the sync expert, which judges whether lips move as the sound says."""
 
@@ -143,6 +175,7 @@ class Train:
         | Annotated[TrainRenderer, subcommand("renderer")]
         | Annotated[TrainPost, subcommand("post")]
         | Annotated[TrainSync, subcommand("sync")]
+        | Annotated[TrainVideo, subcommand("video")]
     )
 
     def run(self) -> None:

@@ -117,6 +117,55 @@ def train_sync(options: cli_train.TrainSync) -> None:
     print(f"{weights}: trained for {recipe.steps} steps each")
 
 
+def train_video(options: cli_train.TrainVideo) -> None:
+    """Cuts clips, encodes them and runs the recipe, each going on where an earlier run stopped; one of as many processes as
+    `accelerate launch` started. The first of them cuts the clips and talks; encoding is shared."""
+    from vivavoce.latent.motion import MOTION_RATE_HZ
+    from vivavoce.latent.video import VideoSpace
+    from vivavoce.train.video import VideoRecipe, stages_of, train_video
+    from vivavoce.train.video_clips import ClipConfig, load_clips, make_clips
+    from vivavoce.train.video_data import Base, CacheConfig, make_cache
+    from vivavoce.train.video_loop import make_accelerator
+
+    recordings = read_manifest(options.data, "train")  # before the folder for the results is made
+    base = Base.of(options.base)
+    accelerator = make_accelerator()
+    first = accelerator.is_main_process
+    space = VideoSpace.load(
+        options.base, height=options.side, width=options.side, fps=MOTION_RATE_HZ, device=accelerator.device,
+    )
+    _, encoder = parts(options.output, options.encoder)
+    recipe = VideoRecipe(
+        base=options.base, cache=options.output / "latents", out=options.output, seed=options.seed, batch=options.batch,
+        stages=stages_of(options.stage, options.steps), train_base=options.from_nothing, checkpointing=not options.from_nothing,
+    )
+    folder = options.output / "clips"
+    if accelerator.num_processes == 1:
+        torch.set_num_threads(1)
+    with reporter() as report:
+        watch, say = (report, report.say) if first else (_unwatched, _unsaid)
+        if first:
+            make_clips(recordings, folder, options.output / "tracks", watch, ClipConfig(side=options.side))
+        accelerator.wait_for_everyone()
+        make_cache(
+            load_clips(folder, "train"), recipe.cache, space, encoder, base, CacheConfig(), watch,
+            process=accelerator.process_index, processes=accelerator.num_processes,
+        )
+        accelerator.wait_for_everyone()
+        del space
+        weights = train_video(recipe, accelerator, watch, say)
+    if first:
+        print(f"{weights}: trained for {recipe.steps} steps")
+
+
+def _unwatched(_: str, __: int, ___: int) -> None:
+    """What a process does that is not the first."""
+
+
+def _unsaid(_: str) -> None:
+    """What it has to say."""
+
+
 def train_corpus(options: cli_train.TrainCorpus) -> None:
     """Speaks texts and aligns recordings; everything that can be wrong is found out before the folder is made."""
     from vivavoce.speech.align import Aligner

@@ -21,13 +21,13 @@ def flow_matching_loss(
     noise: Float[Tensor, "b t *event"],
     time: Float[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
-    weight: Float[Tensor, "*#event"] | None = None,
+    weight: Float[Tensor, "*#weighed"] | None = None,
 ) -> Float[Tensor, " b"]:
     """Mean over the frames in the mask of mean_event(weight * (field(x_t, t, c) - (x_1 - x_0))^2), per sample.
 
     The mask picks the frames that count: padding does not, nor does a clean prefix (time 1), whose velocity no point of the path
-    tells. A sample without any such frame has loss 0. The weight broadcasts against events and is not normalised. Lipman et al.
-    2023, equation 23, for the straight path.
+    tells. A sample without any such frame has loss 0. The weight broadcasts against events, or against the
+    data where it differs by sample and frame, and is not normalised. Lipman et al. 2023, equation 23, for the straight path.
     """
     assert mask.shape == time.shape, f"mask {tuple(mask.shape)} for times {tuple(time.shape)}"
     assert mask.dtype == torch.bool, f"mask of {mask.dtype}"

@@ -44,11 +44,24 @@ def image_states(
 ) -> Float[Tensor, "1 m k"]:
     """The image encoder's last states but one, which Wan 2.1's image-to-video networks attend to. ValueError where
     ``<base>/image_encoder`` or ``<base>/image_processor`` will not do."""
-    transformers = module("transformers")
-    processor = _opened(transformers.CLIPImageProcessor, part_folder(base, "image_processor", "preprocessor_config.json"))
-    encoder = _opened(transformers.CLIPVisionModel, part_folder(base, "image_encoder"), dtype=dtype).to(device)
-    pixels = processor(images=picture, return_tensors="pt").pixel_values
-    return encoder(pixels.to(device, dtype), output_hidden_states=True).hidden_states[-2]
+    return ImageEncoder(base, device=device, dtype=dtype)(picture)
+
+
+class ImageEncoder:
+    """`image_states` of many pictures, loaded once."""
+
+    def __init__(self, base: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        transformers = module("transformers")
+        self._processor = _opened(
+            transformers.CLIPImageProcessor, part_folder(base, "image_processor", "preprocessor_config.json")
+        )
+        self._encoder = _opened(transformers.CLIPVisionModel, part_folder(base, "image_encoder"), dtype=dtype).to(device)
+
+    @torch.no_grad()
+    def __call__(self, picture: Frame) -> Float[Tensor, "1 m k"]:
+        pixels = self._processor(images=picture, return_tensors="pt").pixel_values
+        given = pixels.to(self._encoder.device, self._encoder.dtype)
+        return self._encoder(given, output_hidden_states=True).hidden_states[-2]
 
 
 def _opened(kind: Any, folder: Path, **options: Any) -> Any:

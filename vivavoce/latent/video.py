@@ -147,13 +147,18 @@ class VideoSpace:
             raise ValueError("the clip has no pictures: give one at least")
         return latents
 
-    @torch.no_grad()
     def opening(self, picture: Frame, latents: int) -> Float[Tensor, "1 t c h w"]:
         """Latents of a clip that shows the picture first and mid-grey from then on, so many in all: how Wan 2.1's image-to-video
         networks are told of the picture (diffusers' condition latents)."""
-        begun, state = self.encode_more([picture], self.start_encoding())
-        grey, parts = torch.zeros(1, COLOURS, self.spec.stride, self.height, self.width, device=self.vae.device), [begun]
-        for _ in range(latents - 1):
+        return self.begun([picture], latents)
+
+    @torch.no_grad()
+    def begun(self, pictures: Iterable[Frame], latents: int) -> Float[Tensor, "1 t c h w"]:
+        """`opening` of a clip whose first pictures are known: first + k stride of them, or ValueError."""
+        known, state = self.encode_more(pictures, self.start_encoding())
+        self.spec.latents(self.spec.pictures(state.latents) + len(state.waiting))
+        grey, parts = torch.zeros(1, COLOURS, self.spec.stride, self.height, self.width, device=self.vae.device), [known]
+        for _ in range(latents - known.shape[1]):
             latent, state = self._encode_one(grey, state)
             parts.append(latent)
         return torch.cat(parts, 1)

@@ -270,10 +270,10 @@ class VideoTransformer(nn.Module):
         self.own[name].load_state_dict(own)
         set_lora(self.base, name, {k.removeprefix("lora."): v for k, v in state.items() if k.startswith("lora.")})
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """The policy and its configuration in one safetensors file, without the base."""
+    def save(self, path: Path, metadata: Mapping[str, str], state: Mapping[str, Tensor] | None = None) -> None:
+        """The policy and its configuration in one safetensors file, without the base; ``state`` as for `adapter_state`."""
         config = {"net": asdict(self.config), "base": base_config(self.base)}
-        tensors = {key: weight.detach().contiguous() for key, weight in self.adapter_state().items()}
+        tensors = {key: weight.detach().contiguous() for key, weight in self.adapter_state(state=state).items()}
         save_file(tensors, path, {**metadata, "config": json.dumps(config)})
 
     @classmethod

@@ -26,7 +26,8 @@ class Rungs(Generic[C]):
     """Motions for the same recordings, the best first, and the draws at which fields are compared on them.
 
     ``data``: k motions for each of b recordings; ``given``: the condition that each of the k is seen under; ``noise``, ``time``,
-    ``mask``: shared by all k, so that fields differ in nothing but the motion; ``weight``: of the numbers of an event, mean 1.
+    ``mask``: shared by all k, so that fields differ in nothing but the motion; ``weight``: of the numbers of an event, mean 1,
+    by recording and frame where they differ.
     """
 
     data: Float[Tensor, "k b t *event"]
@@ -34,7 +35,7 @@ class Rungs(Generic[C]):
     noise: Float[Tensor, "b t *event"]
     time: Float[Tensor, "b t"]
     mask: Bool[Tensor, "b t"]
-    weight: Float[Tensor, "*#event"]
+    weight: Float[Tensor, "*#weighed"]
 
     def seen(self, field: VelocityField[C], rung: int) -> tuple[Tensor, Tensor]:
         """The field's velocity at the point of one rung's path, "b t *event", and the path's own."""

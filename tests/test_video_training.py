@@ -1,0 +1,329 @@
+"""Training of the video engine: its cache, its windows, and one process, many, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
+from importlib import resources
+from multiprocessing import set_forkserver_preload
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing
+
+from tests.tiny_video import Loudness, StandInBase, make_recordings, process, quiet, tiny_space
+from tests.tiny_wan import VAE_2_2, make_vae
+from tests.tiny_wan_net import load_tiny_wan, save_tiny_wan
+from tests.video_processes import WINDOWS, recipe_of, trained, work
+from vivavoce.flow.loss import flow_matching_loss
+from vivavoce.latent.mesh import FaceModel
+from vivavoce.latent.stills import known_pictures, known_then_grey
+from vivavoce.latent.video import VideoSpace
+from vivavoce.nets.hearing import hear_all
+from vivavoce.nets.levels import LevelsConfig
+from vivavoce.nets.video import VideoTransformer
+from vivavoce.nets.video_condition import still_channels
+from vivavoce.nets.video_parts import PartsConfig
+from vivavoce.speech.encoder import features
+from vivavoce.train import video_data
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, train_video, windows_of
+from vivavoce.train.video_clips import VideoClip
+from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
+from vivavoce.train.video_loop import make_accelerator
+from vivavoce.train.video_windows import Windows
+
+pytest.importorskip("accelerate")
+
+CONFIG = CacheConfig(faces=2, grey=4, seconds=0.4)
+BASE = Base(path=Path("."), text_width=6, image=False)
+PICTURES, COUNT = 27, 4
+
+
+@pytest.fixture(scope="module")
+def recordings() -> tuple[list[VideoClip], dict[Path, torch.Tensor]]:
+    model = FaceModel.load(Path(str(resources.files("vivavoce") / "weights" / "face.safetensors")))
+    return make_recordings(COUNT, PICTURES, model)
+
+
+@pytest.fixture(scope="module")
+def space() -> VideoSpace:
+    return tiny_space()
+
+
+@pytest.fixture(scope="module")
+def sounds(recordings: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video_data, "load_sound", lambda path: recordings[1][path])
+        yield recordings[1]
+
+
+@pytest.fixture(scope="module")
+def cache(recordings: Any, space: VideoSpace, sounds: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by two processes, one after the other, of which the second is interrupted and starts again."""
+    out = tmp_path_factory.mktemp("cache")
+
+    def stop(_: str, done: int, __: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    make_cache(recordings[0], out, space, Loudness(), BASE, CONFIG, quiet, process=0, processes=2)
+    with pytest.raises(KeyboardInterrupt):
+        make_cache(recordings[0], out, space, Loudness(), BASE, CONFIG, stop, process=1, processes=2)
+    assert len(load_cache(out, "train")[0]) == 3
+    before = {file: file.stat().st_mtime_ns for file in out.glob("train__*")}
+    make_cache(recordings[0], out, space, Loudness(), BASE, CONFIG, quiet, process=1, processes=2)
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+    return out
+
+
+@pytest.fixture(scope="module")
+def windows(cache: Path) -> Windows:
+    return make_windows(cache)
+
+
+def make_windows(cache: Path, **changed: Any) -> Windows:
+    recipe = recipe_of(cache, cache)
+    examples, common = load_cache(cache, "train")
+    levels = LevelsConfig.of({"streams": common.stamp["streams"], **recipe.levels})
+    net = VideoTransformer(StandInBase(), VideoTransformer.Config(
+        parts=PartsConfig(levels=levels, identity=True, intensity=True, **recipe.parts)
+    ))
+    return windows_of(replace(recipe, windows=replace(WINDOWS, **changed)), net, examples, common, measured_scale(examples))
+
+
+def test_the_cache_is_what_the_spaces_say(
+    recordings: Any, space: VideoSpace, cache: Path, windows: Windows
+) -> None:
+    examples, common = load_cache(cache, "train")
+    assert len(examples) == COUNT and [e.person for e in examples[:2]] == ["person0", "person1"]
+    clip, example = recordings[0][2], examples[2]
+    assert example.latents == 7  # 25 of 27 pictures
+    whole = space.encode(clip.pictures[:25])[0]
+    torch.testing.assert_close(example.window("latents", slice(2, 5)), whole[2:5], atol=2e-3, rtol=2e-3)
+    # What a window that begins with latent 3, picture 9, hears.
+    levels = windows.parts.levels
+    heard = hear_all(features(Loudness(), recordings[1][clip.recording]).values[0], levels)
+    place = video_place(number=2, start=3)
+    own = windows.heard(place, 12)
+    at = 2 * 9 - levels.history
+    torch.testing.assert_close(own, heard[at : at + len(own)])
+    assert len(own) == levels.history + 2 * 11 + 1 + levels.lookahead
+    # Nobody hears the silent person, and before an utterance there is silence.
+    still = windows.heard(video_place(number=1, start=3), 12)
+    assert torch.equal(still, still[:1].expand_as(still)) and torch.equal(still[0], windows.heard(video_place(number=2), 9)[0])
+    assert float(common.text.abs().sum()) == 0 and common.no_text is None  # there is no text encoder, as the stamp says
+    assert common.stamp["base"]["text_encoder"] is False
+
+
+def video_place(number: int, start: int = 0, known: int = 1) -> Any:
+    from vivavoce.train.video_windows import Place
+
+    return Place(number=number, start=start, stop=start + 3, known=known)
+
+
+def test_a_cache_of_other_things_is_refused(recordings: Any, space: VideoSpace, sounds: Any, cache: Path, tmp_path: Path) -> None:
+    other = VideoSpace(make_vae(**VAE_2_2), height=32, width=32, fps=25)
+    with pytest.raises(ValueError, match="another autoencoder"):
+        make_cache(recordings[0], cache, other, Loudness(), BASE, CONFIG, quiet)
+    with pytest.raises(ValueError, match="another config"):
+        make_cache(recordings[0], cache, space, Loudness(), BASE, replace(CONFIG, faces=1), quiet)
+    with pytest.raises(ValueError, match="32 px wide at 25"):
+        make_cache(recordings[0], tmp_path, space.at(64, 64), Loudness(), BASE, CONFIG, quiet)
+    with pytest.raises(ValueError, match="no text encoder"):
+        make_cache(recordings[0], tmp_path, space, Loudness(), BASE, replace(CONFIG, prompt="a person talks"), quiet)
+    with pytest.raises(ValueError, match="no latents of the split 'val'"):
+        load_cache(cache, "val")
+
+
+def test_livelier_recordings_have_stronger_intensity(windows: Windows) -> None:
+    faces = [windows.shown([video_place(number, 2)], torch.zeros(1, 3, *windows.spec.event), torch.ones(1, 3) > 0).intensity
+             for number in (0, COUNT - 1)]
+    assert float(faces[0][0, 0]) < float(faces[1][0, 0])
+
+
+def test_draws_are_those_of_the_place_in_the_whole_batch(windows: Windows) -> None:
+    for step in range(4):
+        whole = windows.draw(step, range(4), lip_mask=True)
+        parts = [windows.draw(step, range(2 * i, 2 * i + 2), lip_mask=True) for i in range(2)]
+        for name in ("data", "noise", "time", "counts", "weight"):
+            assert torch.equal(vars(whole)[name], torch.cat([vars(part)[name] for part in parts])), name
+        assert torch.equal(whole.shown.speech, torch.cat([part.shown.speech for part in parts]))
+    assert not torch.equal(whole.noise[0], whole.noise[1])
+    kinds = {windows.draw(step, range(1), lip_mask=False).shown.pictures for step in range(12)}
+    assert kinds == {9, 12}  # of windows that begin videos, and of windows that go on with one
+
+
+def test_windows_begin_clean_and_the_rest_counts(cache: Path) -> None:
+    windows = make_windows(cache, prefix=2, prefix_noise=0.0)
+    known = set()
+    for step in range(8):
+        batch = windows.draw(step, range(4), lip_mask=False)
+        assert torch.equal(batch.counts, batch.time < 1)
+        known |= set((~batch.counts).sum(1).tolist())
+        assert bool((~batch.counts[:, 0]).all() and batch.counts[:, -1].all())
+        torch.testing.assert_close(batch.weight.mean((2, 3, 4)), torch.ones(4, 3))
+    assert known == {1, 2}
+    disturbed = make_windows(cache, prefix=2, prefix_noise=0.5).draw(3, range(4), lip_mask=False)
+    plain = windows.draw(3, range(4), lip_mask=False)
+    assert torch.equal(disturbed.data[plain.counts], plain.data[plain.counts])
+    assert (disturbed.data - plain.data)[~plain.counts].std() > 0.3
+
+
+def test_the_lip_mask_leaves_the_lips(cache: Path) -> None:
+    batch, plain = (make_windows(cache, eta=0.0).draw(1, range(4), lip_mask=mask) for mask in (True, False))
+    assert batch.weight.shape == plain.weight.shape
+    inside = batch.weight > 0
+    assert 0 < inside.float().mean() < 0.7 and bool((batch.weight <= plain.weight + 1e-6).all())
+    assert torch.equal(make_windows(cache, eta=1.0).draw(1, range(4), lip_mask=True).weight, plain.weight)
+
+
+def test_weights_by_sample_and_frame_are_those_of_each_alone() -> None:
+    data, noise, weight = (torch.randn(3, 4, 2, 5, 5) for _ in range(3))
+    weight, time = weight[:, :, :1].abs(), torch.rand(3, 4)
+    mask = time < 0.8
+    arguments = {"noise": noise, "time": time, "mask": mask}
+    whole = flow_matching_loss(lambda x, t, c: x, data, None, weight=weight, **arguments)
+    by_hand = torch.zeros(3)
+    for b in range(3):
+        for t in range(4):
+            point = (1 - time[b, t]) * noise[b, t] + time[b, t] * data[b, t]
+            error = ((point - (data - noise)[b, t]) ** 2 * weight[b, t]).mean()
+            by_hand[b] += error * mask[b, t] / mask[b].sum().clamp(min=1)
+    torch.testing.assert_close(whole, by_hand)
+
+
+def test_what_is_known_of_an_opening_is_said_as_by_wan(recordings: Any, space: VideoSpace) -> None:
+    """Of one known picture exactly what diffusers' pipeline gives image-to-video bases, but for the precision of the cache."""
+    picture, latents = recordings[0][0].pictures[0], space.encode(recordings[0][0].pictures[:13])
+    grey, known = space.opening(picture, 4), torch.arange(4)[None] < 1
+    pictures = known_pictures(known, space.spec, opens=True)
+    assert pictures[0].tolist() == [True] + [False] * 12
+    ours = still_channels(known_then_grey(latents, grey, known), pictures)
+    torch.testing.assert_close(ours, still_channels(grey, pictures))
+    later = known_pictures(known, space.spec, opens=False)
+    assert later[0].tolist() == [True] * 4 + [False] * 12
+
+
+def test_stages_and_shares_are_checked(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, tmp_path, stages=(Stage(steps=3, aligned=False, lip_mask=False), FRAME_LEVEL))
+    assert [recipe.stage(i).aligned for i in (0, 2, 3)] == [False, False, True]
+    assert recipe.steps == 3 + FRAME_LEVEL.steps and CLIP_LEVEL.steps > 0
+    for wrong, said in (({"batch": 0}, "batches of 0"), ({"stages": ()}, "no steps")):
+        with pytest.raises(ValueError, match=said):
+            recipe_of(tmp_path, tmp_path, **wrong)
+    with pytest.raises(ValueError, match="'colour'"):
+        replace(WINDOWS, dropout={"colour": 0.1})
+    with pytest.raises(ValueError, match="3 of 3 latents"):
+        replace(WINDOWS, prefix=3)
+
+
+def test_windows_longer_than_clips_are_refused(cache: Path) -> None:
+    with pytest.raises(ValueError, match="longest clip has 7"):
+        make_windows(cache, latents=8)
+
+
+def two_processes(recipe: Any, *, sharded: bool, until: int | None = None) -> dict[str, torch.Tensor]:
+    """What they make of it. They are forked from a process that has imported what they need and nothing else."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    set_forkserver_preload(["tests.video_processes", "torch._dynamo"])
+    multiprocessing.start_processes(work, (port, recipe, sharded, until), nprocs=2, start_method="forkserver")
+    return torch.load(recipe.out / "weights.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_are_one_with_twice_the_batch(cache: Path, tmp_path: Path, sharded: bool) -> None:
+    """Each with half of the weights, or with all of them; other processes go on after two steps."""
+    one = trained(recipe_of(cache, tmp_path / "one", batch=4))
+    recipe = recipe_of(cache, tmp_path / "two", batch=2)
+    two_processes(recipe, sharded=sharded, until=2)
+    two = two_processes(recipe, sharded=sharded)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4, msg=name)
+    logs = [[json.loads(line)["step"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("one", "two")]
+    assert logs == [[2, 4], [2, 4]]
+
+
+def test_accumulated_batches_are_one(cache: Path, tmp_path: Path) -> None:
+    whole = trained(recipe_of(cache, tmp_path / "whole", batch=4))
+    parts = trained(recipe_of(cache, tmp_path / "parts", batch=2, accumulate=2))
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def tiny_base(folder: Path, kind: str = "t2v", **changed: Any) -> Path:
+    channels = {"in_channels": 4, "out_channels": 4} if kind == "t2v" else {"in_channels": 12, "out_channels": 4}
+    save_tiny_wan(folder / "transformer", kind, text_dim=6, num_layers=2, **{**channels, **changed})
+    return folder
+
+
+def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(cache: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(
+        cache, tmp_path / "whole", base=tiny_base(tmp_path / "base"), train_base=False, rank=2,
+        levels={**recipe_of(cache, tmp_path).levels, "dropout": 0.2},
+    )
+    accelerator = make_accelerator("no")
+    unbroken = train_video(recipe, accelerator, quiet, quiet)
+
+    def stop(_: str, step: int, __: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    again, said = replace(recipe, out=tmp_path / "again"), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        train_video(again, accelerator, stop, quiet)
+    resumed = train_video(again, accelerator, quiet, said.append)
+    assert said == ["going on at step 2"]
+    first, second = (VideoTransformer.load(load_tiny_wan(tmp_path / "base" / "transformer"), p) for p in (unbroken, resumed))
+    for (name, one), two in zip(first.adapter_state().items(), second.adapter_state().values(), strict=True):
+        assert torch.equal(one, two), name
+    assert any("lora" in name and weight.abs().sum() > 0 for name, weight in first.adapter_state().items())
+    logs = [[json.loads(line) for line in (run.parent / "log.jsonl").open()] for run in (unbroken, resumed)]
+    assert logs[0] == logs[1] and [line["aligned"] for line in logs[0]] == [False, True]
+    assert {"encoder", "silence", "latents", "window", "intensity", "recipe", "prompt", "autoencoder"} <= first.metadata.keys()
+    with pytest.raises(ValueError, match="other parts"):
+        train_video(replace(again, rank=0), accelerator, quiet, quiet)
+
+
+def test_a_base_of_our_own_learns_and_is_a_base_afterwards(cache: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(
+        cache, tmp_path / "run", base=tiny_base(tmp_path / "base"), stages=(Stage(steps=30, aligned=True, lip_mask=False),),
+        batch=4, log_every=10, checkpoint_every=30, ema=0.0,
+    )
+    adapter = train_video(recipe, make_accelerator("no"), quiet, quiet)
+    losses = [json.loads(line)["loss"] for line in (recipe.out / "log.jsonl").open()]
+    assert losses[-1] < 0.8 * losses[0]
+    net = VideoTransformer.load(load_tiny_wan(recipe.out / "transformer"), adapter)
+    started = load_tiny_wan(tmp_path / "base" / "transformer")
+    assert not torch.equal(net.base.proj_out.weight, started.proj_out.weight)
+    # What was saved is what was trained: its loss is as low.
+    windows, task = make_windows(cache), VideoTask(net)
+    from vivavoce.train.video import steps_of
+
+    with torch.no_grad():
+        again = np.mean([float(task(step)[0]) for i in range(20, 30) for step in steps_of(recipe, windows, recipe.stage(i), i, process())])
+    assert abs(again - losses[-1]) < 0.15 * losses[-1]
+
+
+def test_image_to_video_bases_are_told_what_is_known(
+    recordings: Any, space: VideoSpace, sounds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Images:
+        def __init__(self, *_: Any, **__: Any):
+            pass
+
+        def __call__(self, picture: np.ndarray) -> torch.Tensor:
+            return torch.full((1, 7, 20), float(picture.mean()) / 255)
+
+    monkeypatch.setattr(video_data, "ImageEncoder", Images)
+    base = tiny_base(tmp_path / "base", "i2v")
+    make_cache(recordings[0][:2] * 4, tmp_path / "cache", space, Loudness(), Base.of(base), CONFIG, quiet)
+    recipe = recipe_of(tmp_path / "cache", tmp_path / "run", base=base, train_base=False, parts={"width": 8, "heads": 2})
+    train_video(recipe, make_accelerator("no"), quiet, quiet)
+    losses = [json.loads(line)["loss"] for line in (recipe.out / "log.jsonl").open()]
+    assert len(losses) == 2 and np.isfinite(losses).all()

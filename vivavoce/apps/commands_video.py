@@ -1,0 +1,130 @@
+"""What `animate --engine wan` and `bench video` do. Imports heavy modules, so it comes after the options."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vivavoce.animate import Animator, Controls
+from vivavoce.animate_video import DEFAULT_LONGEST, VideoAnimator, adapter_windows, size_of
+from vivavoce.apps import interrupt
+from vivavoce.apps.progress import Bar, Lines, reporter
+from vivavoce.generate_video import VideoWindows
+from vivavoce.latent.space import Frame
+from vivavoce.media.audio import Audio, probe_audio
+from vivavoce.media.files import check_writable
+from vivavoce.media.portrait import Portrait
+from vivavoce.media.speak import speak
+from vivavoce.media.video import VideoWriter, check_output
+
+if TYPE_CHECKING:
+    from vivavoce.apps import cli, cli_bench
+
+
+def animate(options: cli.Animate) -> None:
+    """A portrait speaks by a pretrained video model."""
+    render, wan = options.render, options.wan
+    assert wan.base is not None  # Animate.check saw to it
+    check_output(options.output, render.overwrite)
+    portrait = Portrait.open(options.portrait, face=render.face)
+    sound: Audio | Path
+    if options.text is not None:
+        speech = sound = speak(options.text, voice=options.voice)
+    else:
+        assert options.speech is not None
+        probe_audio(options.speech)  # a silent recording is refused before anything is loaded
+        speech, sound = Audio.open(options.speech), options.speech
+    device = device_of(wan.device)
+    windows = _windows(options)
+    size = size_of(wan.base, portrait.image.shape, longest=render.size or DEFAULT_LONGEST, crop=render.crop)
+    started = time.monotonic()
+    with reporter() as report:
+        if wan.adapter is None:
+            report.say("no --adapter was given: the base alone makes the picture move, and does not hear the speech")
+        report("loading", 0, None)
+        animator = VideoAnimator.load(
+            wan.base, wan.adapter, size=size, fps=render.fps, windows=windows, device=device,
+            dtype=torch.float32 if device.type == "cpu" else torch.bfloat16, offload=wan.offload or "none", tiling=wan.tiling,
+        )
+        frames = animator.animate(
+            portrait, speech, prompt=wan.prompt, negative=wan.negative or "", seed=options.seed, crop=render.crop,
+            intensity=wan.intensity, guide=wan.guide or 0.0, animator=Animator.load() if wan.guide else None,
+            controls=Controls(expression=render.expression, head=render.head, blink=render.blink, gaze=render.gaze),
+            progress=report,
+        )
+        count = _write(
+            frames, options.output, fps=render.fps, sound=sound, total=max(round(speech.duration * render.fps), 1), report=report,
+            overwrite=render.overwrite,
+        )
+    spent, (width, height) = time.monotonic() - started, size
+    print(f"{options.output}: {count} frames of {width}x{height}, {count / render.fps:.1f} s, made in {spent:.1f} s")
+
+
+def bench_video(options: cli_bench.BenchVideo) -> None:
+    """Step time, memory and frames per second of each base at its real size, with random weights."""
+    from vivavoce.apps import bench_video as bench
+
+    if options.output is not None:
+        check_writable(options.output, (".json",), options.overwrite)
+    with reporter() as report:
+        result = bench.measure(device_of(options.device), options.bases, options.steps, options.shape, report)
+    print(bench.table(result))
+    if options.output is not None:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{options.output}: written")
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None: the GPU, where there is one. ValueError where there is no such device."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"there is no device {name!r}: give cuda, cuda:1 or cpu") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"the device {name} is not supported: give cuda, cuda:1 or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"the device {name} is not there: torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def _windows(options: cli.Animate) -> VideoWindows:
+    """Those that the adapter was trained with, as far as nothing else is asked."""
+    wan, windows = options.wan, adapter_windows(options.wan.adapter)
+    asked = {"text": wan.text_guidance, "reference": wan.image_guidance, "speech": options.guidance}
+    scales = {name: windows.guidance.get(name) if scale is None else scale for name, scale in asked.items()}
+    for name, scale in scales.items():
+        if scale is not None and not 0 <= scale <= 20:
+            raise ValueError(f"a guidance of {scale:g} by the {name} was asked for: give 0 to 20; 1 is none")
+    windows = replace(windows, guidance={name: scale for name, scale in scales.items() if scale is not None})
+    if wan.steps is not None:
+        windows = replace(windows, steps=wan.steps)
+    return windows if wan.length is None else replace(windows, length=wan.length)
+
+
+def _write(
+    frames: Generator[Frame, None, None], output: Path, *, fps: float, sound: Audio | Path, total: int, report: Bar | Lines,
+    overwrite: bool,
+) -> int:
+    """Frames to a video that appears when it is complete; how many there were."""
+    count = 0
+    with closing(frames) as left:
+        first = next(left)
+        height, width = first.shape[:2]
+        with VideoWriter(output, fps=fps, size=(width, height), sound=sound, overwrite=overwrite) as writer:
+            for frame in chain([first], left):
+                writer.write(frame)
+                count += 1
+                report("writing", count, total)
+            writer.finish()
+            interrupt.check()
+    return count
