@@ -1,0 +1,208 @@
+"""Recordings to small square clips of heads, with the landmarks of each picture: what the video networks learn from.
+
+A recording gives one file per stretch that can be believed (`latent.stretches`), cropped once for all of its pictures, so that
+heads move as they were recorded. In the folder given, for each recording that was used:
+
+- ``<split>__<name>.json``: who it is, whether its sound is its own, the crop, and the stretches (written last: then all is there);
+- ``<split>__<name>__<first>.pictures.npy``: uint8 (t, side, side, 3), RGB at MOTION_RATE_HZ; ``first`` is the recording's frame;
+- ``<split>__<name>__<first>.points.npy``: float32 (t, 478, 3), px of these pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vivavoce.latent.mesh import face_box
+from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.stretches import stretches
+from vivavoce.latent.tracker import square_crop
+from vivavoce.media.video import read_frames
+from vivavoce.train.data import Clip, Progress, track_clips
+
+_LOOSE = 1.25  # sides of the middle face that a crop has, at least
+_LOOSEST = 1.6  # and at most, where the head moves far
+_MARGIN = 1.05  # of all that the head passes over
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """``side``: px of the pictures. ``seconds``: of each person at most. ``shortest``: frames of a stretch. ``seed``: which
+    recordings of a person come first."""
+
+    side: int = 128
+    seconds: float = 60.0
+    shortest: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.side < 16:
+            raise ValueError(f"pictures of {self.side} px were asked for: give at least 16")
+        if not self.seconds > 0:
+            raise ValueError(f"{self.seconds:g} seconds of each person were asked for: give more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A square of a recording: ``corner`` (x, y) and ``width`` in px of the recording, drawn ``side`` px wide."""
+
+    corner: tuple[float, float]
+    width: float
+    side: int
+
+    @property
+    def scale(self) -> float:
+        return self.side / self.width
+
+    def pictures(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+        """The square of one frame; beyond the frame its edge repeats."""
+        return square_crop(frame, np.array(self.corner) + self.width / 2, self.width, self.side)[0]
+
+    def points(self, points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t n 3"]:
+        """Landmarks of the recording, in px of the pictures; depth in the same unit."""
+        return ((points - np.array([*self.corner, 0.0])) * self.scale).astype(np.float32)
+
+    def back(self, points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t n 3"]:
+        """Landmarks of the pictures, in px of the recording."""
+        return (points / self.scale + np.array([*self.corner, 0.0])).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoClip:
+    """A stretch of a recording as pictures. ``first``: the recording's frame that it begins with, at MOTION_RATE_HZ. ``pictures``
+    and ``points`` stay on the disk until they are looked at."""
+
+    name: str  # of the recording
+    split: str
+    person: str
+    talks: bool
+    recording: Path
+    first: int
+    crop: Crop
+    pictures: UInt8[np.ndarray, "t s s 3"]
+    points: Float[np.ndarray, "t 478 3"]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def head_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
+    """The fixed square around a head: a quarter larger than the middle face, more where the head moves far.
+
+    NaN where there was no face. ValueError where there is none at all.
+    """
+    found = points[~np.isnan(points[:, 0, 0])]
+    if not len(found):
+        raise ValueError("no frame of this recording shows a face: leave it out")
+    boxes = np.array([face_box(frame) for frame in found.astype(np.float64)])
+    extent = float(np.median((boxes[:, 2:] - boxes[:, :2]).max(1)))
+    low, high = np.percentile(boxes[:, :2], 2, axis=0), np.percentile(boxes[:, 2:], 98, axis=0)
+    width = float(np.clip(_MARGIN * (high - low).max(), _LOOSE * extent, _LOOSEST * extent))
+    x, y = (low + high) / 2 - width / 2
+    return Crop(corner=(float(x), float(y)), width=width, side=side)
+
+
+def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progress, config: ClipConfig) -> None:
+    """Cuts the recordings into ``out``; what is there already stays. Recordings of a person come in a random order until
+    ``config.seconds`` are full. ``tracks``: cache of `track_clips`."""
+    out.mkdir(parents=True, exist_ok=True)
+    people: dict[str, float] = {}
+    order = np.random.default_rng(config.seed).permutation(len(clips))
+    for i, clip in enumerate(clips[j] for j in order):
+        progress("cutting", i, len(clips))
+        left = round((config.seconds - people.get(clip.person, 0.0)) * MOTION_RATE_HZ)
+        if left < config.shortest:
+            continue
+        done = out / f"{clip.split}__{clip.name}.json"
+        if not done.exists():
+            points = track_clips([clip], tracks, _silent)[clip.name]
+            _cut(clip, points, done, left, config)
+        frames = sum(count for _, count in json.loads(done.read_text())["stretches"])
+        people[clip.person] = people.get(clip.person, 0.0) + frames / MOTION_RATE_HZ
+    progress("cutting", len(clips), len(clips))
+
+
+def load_clips(out: Path, split: str) -> list[VideoClip]:
+    """All clips of a split that `make_clips` cut. ValueError where there are none, or some of another size."""
+    found = []
+    for file in sorted(out.glob(f"{split}__*.json")):
+        row = json.loads(file.read_text())
+        crop = Crop(corner=tuple(row["corner"]), width=row["width"], side=row["side"])
+        for first, _ in row["stretches"]:
+            pictures, points = _files(file, first)
+            found.append(VideoClip(
+                name=row["name"], split=split, person=row["person"], talks=row["talks"], recording=Path(row["recording"]),
+                first=first, crop=crop, pictures=np.load(pictures, mmap_mode="r"), points=np.load(points, mmap_mode="r"),
+            ))
+    if not found:
+        raise ValueError(f"{out} holds no clips of the split {split!r}: make them first")
+    sides = {clip.crop.side for clip in found}
+    if len(sides) > 1:
+        raise ValueError(f"the clips in {out} are {sorted(sides)} px wide: one size is needed, empty the folder")
+    return found
+
+
+class ClipSampler:
+    """Random windows of pictures: a person first, in proportion to seconds ** ``person_power``, then a clip by its length."""
+
+    def __init__(self, clips: Sequence[VideoClip], frames: int, person_power: float):
+        self.clips = [clip for clip in clips if len(clip) >= frames]
+        if not self.clips:
+            raise ValueError(f"no clip has {frames} frames: give shorter windows")
+        self.frames = frames
+        people: dict[str, list[int]] = {}
+        for i, clip in enumerate(self.clips):
+            people.setdefault(clip.person, []).append(i)
+        self.people = list(people.values())
+        self.lengths = [np.array([len(self.clips[i]) for i in group], float) for group in self.people]
+        weight = np.array([lengths.sum() for lengths in self.lengths]) ** person_power
+        self.weight = weight / weight.sum()
+
+    def draw(self, rng: np.random.Generator) -> tuple[VideoClip, slice]:
+        """A clip and the window of it."""
+        person = rng.choice(len(self.people), p=self.weight)
+        lengths = self.lengths[person]
+        clip = self.clips[self.people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]]
+        start = int(rng.integers(len(clip) - self.frames + 1))
+        return clip, slice(start, start + self.frames)
+
+
+def _cut(clip: Clip, points: Float[np.ndarray, "t 478 3"], done: Path, left: int, config: ClipConfig) -> None:
+    """Writes the stretches of one recording, ``left`` frames at most, and the file that says that they are there."""
+    row = {"name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute())}
+    seen = not np.isnan(points[:, 0, 0]).all()
+    crop = head_crop(points, config.side) if seen else Crop(corner=(0.0, 0.0), width=float(config.side), side=config.side)
+    runs = []
+    for run in stretches(points, shortest=config.shortest) if seen else []:
+        kept = slice(int(run.start), int(min(run.stop, run.start + left)))
+        if kept.stop - kept.start >= config.shortest:
+            runs.append(kept)
+            left -= kept.stop - kept.start
+    last = max((run.stop for run in runs), default=0)
+    pictures = [crop.pictures(frame) for frame in islice(read_frames(clip.path, MOTION_RATE_HZ), last)]
+    runs = [slice(run.start, min(run.stop, len(pictures))) for run in runs]
+    for run in runs:
+        for file, values in zip(_files(done, run.start), (np.stack(pictures[run]), crop.points(points[run])), strict=True):
+            partial = file.with_suffix(".part.npy")
+            np.save(partial, values)
+            partial.rename(file)
+    row |= {"corner": crop.corner, "width": crop.width, "side": crop.side}
+    partial = done.with_suffix(".part")
+    partial.write_text(json.dumps(row | {"stretches": [(run.start, run.stop - run.start) for run in runs]}))
+    partial.rename(done)
+
+
+def _files(done: Path, first: int) -> tuple[Path, Path]:
+    """Where a stretch's pictures and landmarks are."""
+    stem = f"{done.stem}__{first:05d}"
+    return done.with_name(f"{stem}.pictures.npy"), done.with_name(f"{stem}.points.npy")
+
+
+def _silent(_: str, __: int, ___: int) -> None:
+    return None
