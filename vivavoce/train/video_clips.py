@@ -1,9 +1,9 @@
 """Recordings to small square clips of heads, with the landmarks of each picture: what the video networks learn from.
 
-A recording gives its stretches that can be believed (`latent.stretches`), each cropped once for all of its pictures, so that heads
-move as they were recorded. In the folder given, for each recording that was used:
+A recording gives its stretches that can be believed (`latent.stretches`), each cropped once for all of its pictures, so that
+heads move as they were recorded. In the folder given, for each recording that was used:
 
-- ``<split>__<name>.json``: who it is, whether its sound is its own, and each stretch with its crop (written last: then all is there);
+- ``<split>__<name>.json``: who it is, whether its sound is its own, each stretch and its crop (written last: then all is there);
 - ``<split>__<name>__<first>.pictures.npy``: uint8 (t, side, side, 3), RGB at MOTION_RATE_HZ; ``first`` is the recording's frame;
 - ``<split>__<name>__<first>.points.npy``: float32 (t, 478, 3), px of these pictures.
 """

@@ -37,8 +37,8 @@ _LEAST_LOG_VARIANCE, _MOST_LOG_VARIANCE = -30.0, 20.0  # as diffusers clamps the
 class VAEShape:
     """The sizes of the network. ``width``: channels at full resolution; the deeper levels have 1, 2, 4 and 4 times as many.
 
-    Channels of 16 and its multiples suit processors; at 32, single 1 x 1 x 1 convolutions of bfloat16 crash torch 2.13 on CPUs with
-    AMX while they go backwards, so the shipped one has 16.
+    At 24 and 32, torch 2.13 crashes on CPUs with AMX in the gradient of a bfloat16 convolution (1 x 1 x 1, 48 to 24 or 64 to 32
+    channels, one picture of 64 x 64): the shipped one has 16.
     """
 
     width: int = 16
@@ -71,15 +71,15 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.frames % 4 != 1:
-            raise ValueError(f"windows of {self.frames} pictures were asked for: give 1, 5, 9 or so, one more than a multiple of 4")
+            raise ValueError(f"windows of {self.frames} pictures were asked for: give one more than a multiple of 4, such as 9")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoVAERecipe:
     """How the autoencoder is trained; for how the shipped one was, see its card.
 
-    ``out``: checkpoint, log and, in the end, the folder ``vae``; a second call goes on where the first one stopped. Small windows,
-    mostly of mouths, come first, because more people fit in a step; long clips last, because clips are long where it is used.
+    ``out``: checkpoint, log and, in the end, the folder ``vae``; a second call goes on where the first one stopped. Small
+    windows, mostly of mouths, come first, because more people fit in a step; long clips last, because they are long in use.
     ``divergence_weight``: of the mean over latents, in nats.
     """
 
