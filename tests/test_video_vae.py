@@ -111,7 +111,7 @@ def test_the_saved_folder_gives_equal_pictures(tmp_path: Path) -> None:
     with torch.no_grad():
         ours = as_bytes(decode(net, encode(net, as_pictures(pictures))[0]))
     np.testing.assert_array_equal(reconstructed(vae, pictures), ours)
-    assert len(vae.config.latents_std) == 4 and min(vae.config.latents_std) > 0
+    assert len(vae.config["latents_std"]) == 4 and min(vae.config.latents_std) > 0
 
 
 @pytest.mark.parametrize("frames", [1, 5, 13])

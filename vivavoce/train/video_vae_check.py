@@ -19,7 +19,7 @@ from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_vae import as_bytes, as_pictures
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 
 @dataclass(frozen=True, kw_only=True)
