@@ -310,7 +310,7 @@ def save(vae: AutoencoderKLWan, recipe: VideoVAERecipe, sampler: ClipSampler) ->
     mean, std = statistics(vae, sampler, recipe)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     folder = recipe.out / "vae"
-    vae.to(dtype=torch.bfloat16).save_pretrained(folder)
+    vae.bfloat16().save_pretrained(folder)
     (recipe.out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"out": str(recipe.out)}, indent=1))
     return folder
 
