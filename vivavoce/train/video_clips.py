@@ -1,9 +1,9 @@
 """Recordings to small square clips of heads, with the landmarks of each picture: what the video networks learn from.
 
-A recording gives one file per stretch that can be believed (`latent.stretches`), cropped once for all of its pictures, so that
+A recording gives its stretches that can be believed (`latent.stretches`), each cropped once for all of its pictures, so that
 heads move as they were recorded. In the folder given, for each recording that was used:
 
-- ``<split>__<name>.json``: who it is, whether its sound is its own, the crop, and the stretches (written last: then all is there);
+- ``<split>__<name>.json``: who it is, whether its sound is its own, each stretch and its crop (written last: then all is there);
 - ``<split>__<name>__<first>.pictures.npy``: uint8 (t, side, side, 3), RGB at MOTION_RATE_HZ; ``first`` is the recording's frame;
 - ``<split>__<name>__<first>.points.npy``: float32 (t, 478, 3), px of these pictures.
 """
@@ -93,14 +93,8 @@ class VideoClip:
 
 
 def head_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
-    """The fixed square around a head: a quarter larger than the middle face, more where the head moves far.
-
-    NaN where there was no face. ValueError where there is none at all.
-    """
-    found = points[~np.isnan(points[:, 0, 0])]
-    if not len(found):
-        raise ValueError("no frame of this recording shows a face: leave it out")
-    boxes = np.array([face_box(frame) for frame in found.astype(np.float64)])
+    """The fixed square around a head: a quarter larger than the middle face, more where the head moves far."""
+    boxes = np.array([face_box(frame) for frame in points.astype(np.float64)])
     extent = float(np.median((boxes[:, 2:] - boxes[:, :2]).max(1)))
     low, high = np.percentile(boxes[:, :2], 2, axis=0), np.percentile(boxes[:, 2:], 98, axis=0)
     width = float(np.clip(_MARGIN * (high - low).max(), _LOOSE * extent, _LOOSEST * extent))
@@ -123,7 +117,7 @@ def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progres
         if not done.exists():
             points = track_clips([clip], tracks, _silent)[clip.name]
             _cut(clip, points, done, left, config)
-        frames = sum(count for _, count in json.loads(done.read_text())["stretches"])
+        frames = sum(stretch["frames"] for stretch in json.loads(done.read_text())["stretches"])
         people[clip.person] = people.get(clip.person, 0.0) + frames / MOTION_RATE_HZ
     progress("cutting", len(clips), len(clips))
 
@@ -133,12 +127,12 @@ def load_clips(out: Path, split: str) -> list[VideoClip]:
     found = []
     for file in sorted(out.glob(f"{split}__*.json")):
         row = json.loads(file.read_text())
-        crop = Crop(corner=tuple(row["corner"]), width=row["width"], side=row["side"])
-        for first, _ in row["stretches"]:
-            pictures, points = _files(file, first)
+        for stretch in row["stretches"]:
+            pictures, points = _files(file, stretch["first"])
             found.append(VideoClip(
                 name=row["name"], split=split, person=row["person"], talks=row["talks"], recording=Path(row["recording"]),
-                first=first, crop=crop, pictures=np.load(pictures, mmap_mode="r"), points=np.load(points, mmap_mode="r"),
+                first=stretch["first"], crop=Crop(corner=tuple(stretch["corner"]), width=stretch["width"], side=row["side"]),
+                pictures=np.load(pictures, mmap_mode="r"), points=np.load(points, mmap_mode="r"),
             ))
     if not found:
         raise ValueError(f"{out} holds no clips of the split {split!r}: make them first")
@@ -175,26 +169,25 @@ class ClipSampler:
 
 def _cut(clip: Clip, points: Float[np.ndarray, "t 478 3"], done: Path, left: int, config: ClipConfig) -> None:
     """Writes the stretches of one recording, ``left`` frames at most, and the file that says that they are there."""
-    row = {"name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute())}
-    seen = not np.isnan(points[:, 0, 0]).all()
-    crop = head_crop(points, config.side) if seen else Crop(corner=(0.0, 0.0), width=float(config.side), side=config.side)
     runs = []
-    for run in stretches(points, shortest=config.shortest) if seen else []:
+    for run in stretches(points, shortest=config.shortest):
         kept = slice(int(run.start), int(min(run.stop, run.start + left)))
         if kept.stop - kept.start >= config.shortest:
             runs.append(kept)
             left -= kept.stop - kept.start
-    last = max((run.stop for run in runs), default=0)
-    pictures = [crop.pictures(frame) for frame in islice(read_frames(clip.path, MOTION_RATE_HZ), last)]
-    runs = [slice(run.start, min(run.stop, len(pictures))) for run in runs]
+    frames = list(islice(read_frames(clip.path, MOTION_RATE_HZ), max((run.stop for run in runs), default=1)))
+    rows = []
     for run in runs:
-        for file, values in zip(_files(done, run.start), (np.stack(pictures[run]), crop.points(points[run])), strict=True):
+        crop = head_crop(points[run], config.side)
+        pictures = np.stack([crop.pictures(frame) for frame in frames[run]])
+        for file, values in zip(_files(done, run.start), (pictures, crop.points(points[run])), strict=True):
             partial = file.with_suffix(".part.npy")
             np.save(partial, values)
             partial.rename(file)
-    row |= {"corner": crop.corner, "width": crop.width, "side": crop.side}
+        rows.append({"first": run.start, "frames": len(pictures), "corner": crop.corner, "width": crop.width})
+    row = {"name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute())}
     partial = done.with_suffix(".part")
-    partial.write_text(json.dumps(row | {"stretches": [(run.start, run.stop - run.start) for run in runs]}))
+    partial.write_text(json.dumps(row | {"side": config.side, "stretches": rows}))
     partial.rename(done)
 
 

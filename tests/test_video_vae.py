@@ -1,0 +1,233 @@
+"""The tiny video autoencoder: clips and their landmarks, who is sampled, passes equal to diffusers', and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+pytest.importorskip("diffusers")
+
+from vivavoce.latent.topology import LANDMARKS, LIPS
+from vivavoce.media.video import VideoWriter, read_frames
+from vivavoce.train.data import Clip
+from vivavoce.train.video_clips import (
+    ClipConfig,
+    ClipSampler,
+    Crop,
+    VideoClip,
+    head_crop,
+    load_clips,
+    make_clips,
+)
+from vivavoce.train.video_vae import (
+    Stage,
+    VAEShape,
+    VideoVAERecipe,
+    as_bytes,
+    as_pictures,
+    decode,
+    encode,
+    train_video_vae,
+    varied,
+    weights_of,
+    window_of,
+)
+from vivavoce.train.video_vae_check import reconstructed
+
+
+def quiet(*_: object) -> None:
+    return None
+
+
+def toy_points(frames: int, centre: tuple[float, float], radius: float, seed: int = 0) -> np.ndarray:
+    """A face that nods a little: landmarks scattered in a disc, the two of the outline that tell turned heads at its sides."""
+    rng = np.random.default_rng(seed)
+    points = np.zeros((LANDMARKS, 3))
+    angle, length = rng.uniform(0, 2 * np.pi, LANDMARKS), radius * np.sqrt(rng.uniform(0, 1, LANDMARKS))
+    points[:, 0], points[:, 1] = centre[0] + length * np.cos(angle), centre[1] + length * np.sin(angle)
+    points[[234, 454], 0], points[1, :2] = [centre[0] - radius, centre[0] + radius], centre
+    points[10, :2], points[2, :2] = (centre[0], centre[1] - radius), (centre[0], centre[1] + 0.2 * radius)
+    nod = 0.02 * radius * np.sin(np.arange(frames))
+    moved = np.repeat(points[None], frames, 0)
+    moved[..., 1] += nod[:, None]
+    return moved.astype(np.float32)
+
+
+def toy_clip(frames: int = 30, side: int = 32, person: str = "a", seed: int = 0) -> VideoClip:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (frames, 6, 6, 3), np.uint8)
+    pictures = np.stack([cv2.resize(p, (side, side), interpolation=cv2.INTER_CUBIC) for p in small])
+    return VideoClip(
+        name=f"{person}{seed}", split="train", person=person, talks=True, recording=Path("none.mp4"), first=0,
+        crop=Crop(corner=(0.0, 0.0), width=float(side), side=side), pictures=pictures,
+        points=toy_points(frames, (side / 2, side / 2), 0.4 * side, seed),
+    )
+
+
+def toy_recipe(out: Path, **changes: object) -> VideoVAERecipe:
+    stages = (Stage(share=0.5, side=16, frames=5, batch=2), Stage(share=0.5, side=None, frames=5, batch=1))
+    recipe = VideoVAERecipe(
+        out=out, steps=4, warmup=1, stages=stages, shape=VAEShape(width=4, channels=4), statistics=2, checkpoint_seconds=0.0,
+    )
+    return replace(recipe, **changes)  # type: ignore[arg-type]
+
+
+class Stop(Exception):
+    """The process ended."""
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+    clips = [toy_clip(seed=i, person=f"p{i}") for i in range(3)]
+
+    def stop(_: str, step: int, __: int) -> None:
+        if step == 2:
+            raise Stop
+
+    whole = train_video_vae(toy_recipe(tmp_path / "whole"), clips, quiet, quiet)
+    with pytest.raises(Stop):
+        train_video_vae(toy_recipe(tmp_path / "parts"), clips, stop, quiet)
+    parts = train_video_vae(toy_recipe(tmp_path / "parts"), clips, quiet, quiet)
+    for name in ("diffusion_pytorch_model.safetensors", "config.json"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+
+
+def test_the_saved_folder_gives_equal_pictures(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKLWan
+
+    clips = [toy_clip(frames=40)]
+    folder = train_video_vae(toy_recipe(tmp_path, steps=1), clips, quiet, quiet)
+    vae = AutoencoderKLWan.from_pretrained(folder).eval()
+    saved = torch.load(tmp_path / "vae.pt", weights_only=True)
+    net = toy_recipe(tmp_path).shape.build().eval()
+    net.load_state_dict({k: v.bfloat16().float() for k, v in saved["average"].items()})
+    pictures = clips[0].pictures[:9]
+    with torch.no_grad():
+        ours = as_bytes(decode(net, encode(net, as_pictures(pictures))[0]))
+    np.testing.assert_array_equal(reconstructed(vae, pictures), ours)
+    assert len(vae.config["latents_std"]) == 4 and min(vae.config.latents_std) > 0
+
+
+@pytest.mark.parametrize("frames", [1, 5, 13])
+def test_two_passes_equal_those_of_diffusers(frames: int) -> None:
+    torch.manual_seed(0)
+    vae = VAEShape(width=8, channels=6).build().eval()
+    pictures = torch.rand(2, 3, frames, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        theirs = vae.encode(pictures).latent_dist
+        mean, log_variance = encode(vae, pictures)
+        torch.testing.assert_close(mean, theirs.mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(log_variance, theirs.logvar, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(decode(vae, mean).clamp(-1, 1), vae.decode(mean).sample, atol=1e-5, rtol=1e-4)
+
+
+def test_latents_of_what_is_normal_are_normalised(tmp_path: Path) -> None:
+    """Statistics are those of latents as drawn: a channel of mean 0 and variance 1 that says nothing keeps its scale."""
+    from vivavoce.train.video_vae import statistics
+
+    torch.manual_seed(0)
+    vae = VAEShape(width=4, channels=4).build().eval()
+    with torch.no_grad():
+        vae.quant_conv.weight.zero_()
+        vae.quant_conv.bias.copy_(torch.tensor([0.0, 3.0, -1.0, 0.5, 0.0, 0.0, 2.0, -30.0]))
+    mean, std = statistics(vae, ClipSampler([toy_clip()], 5, 0.4), toy_recipe(tmp_path))
+    torch.testing.assert_close(mean, torch.tensor([0.0, 3.0, -1.0, 0.5]))
+    torch.testing.assert_close(std, torch.tensor([1.0, 1.0, float(np.e), 0.0]), atol=1e-3, rtol=1e-4)
+
+
+def test_a_crop_and_back(tmp_path: Path) -> None:
+    points = toy_points(20, (83.0, 61.0), 30.0)
+    crop = head_crop(points, 64)
+    np.testing.assert_allclose(crop.back(crop.points(points)), points, atol=1e-3)
+    inside = crop.points(points)[..., :2]
+    assert inside.min() > 0 and inside.max() < 64, "the whole face is in the picture"
+    assert np.ptp(inside[0], axis=0).max() > 0.6 * 64, "and fills it"
+
+
+def test_landmarks_lie_where_the_pictures_show_them() -> None:
+    """A bright spot on a landmark of the recording is under that landmark of the crop."""
+    frame, spot = np.zeros((120, 160, 3), np.uint8), np.array([90.5, 52.5])
+    points = toy_points(4, (83.0, 61.0), 40.0)
+    points[:, 0, :2] = spot
+    cv2.circle(frame, (90, 52), 3, (255, 255, 255), -1)
+    crop = head_crop(points, 96)
+    picture = crop.pictures(frame).astype(float)[..., 0]
+    ticks = np.arange(96) + 0.5
+    found = np.array([(picture.sum(0) * ticks).sum(), (picture.sum(1) * ticks).sum()]) / picture.sum()
+    np.testing.assert_allclose(found, crop.points(points)[0, 0, :2], atol=0.2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_landmarks_move_with_pictures_that_are_varied(seed: int) -> None:
+    picture, points = np.zeros((64, 64, 3), np.uint8), toy_points(1, (32.0, 32.0), 20.0)
+    points[0, 5, :2] = (38.5, 27.5)
+    cv2.circle(picture, (38, 27), 3, (255, 255, 255), -1)
+    pictures, moved = varied(picture[None], points, np.random.default_rng(seed))
+    light, ticks = pictures[0].astype(float)[..., 0], np.arange(64) + 0.5
+    found = np.array([(light.sum(0) * ticks).sum(), (light.sum(1) * ticks).sum()]) / light.sum()
+    np.testing.assert_allclose(found, moved[0, 5, :2], atol=0.25)
+
+
+def test_lips_count_most_and_small_windows_show_them(tmp_path: Path) -> None:
+    points = toy_points(3, (32.0, 40.0), 18.0)
+    points[:, LIPS, :2] = np.array([30.0, 48.0]) + 0.15 * (points[:, LIPS, :2] - points[:, LIPS, :2].mean(1, keepdims=True))
+    weight = weights_of(points[0], 64, toy_recipe(tmp_path))
+    assert weight[48, 30] == weight.max() > 3 * weight[2, 2]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        rows, columns = window_of(points, 64, 32, 1.0, rng)
+        assert rows.stop - rows.start == columns.stop - columns.start == 32
+        assert rows.start <= 48 < rows.stop and columns.start <= 30 < columns.stop
+
+
+def test_people_are_sampled_by_the_power_of_their_seconds() -> None:
+    clips = [toy_clip(frames=160, side=16, person="long"), toy_clip(frames=10, side=16, person="short"),
+             toy_clip(frames=10, side=16, person="short", seed=1), toy_clip(frames=4, side=16, person="too short")]
+    sampler, rng = ClipSampler(clips, 9, 0.5), np.random.default_rng(0)
+    drawn = [sampler.draw(rng) for _ in range(3000)]
+    counts = {name: sum(clip.person == name for clip, _ in drawn) for name in ("long", "short", "too short")}
+    expected = np.sqrt([160.0, 20.0])
+    assert counts["too short"] == 0
+    assert chisquare([counts["long"], counts["short"]], expected / expected.sum() * 3000).pvalue > 0.01
+    assert all(window.stop - window.start == 9 and window.stop <= len(clip) for clip, window in drawn)
+
+
+def test_clips_are_cut_once_and_no_person_takes_over(tmp_path: Path) -> None:
+    tracks, clips = tmp_path / "tracks", []
+    tracks.mkdir()
+    for i in range(3):
+        path = tmp_path / f"clip{i}.mp4"
+        with VideoWriter(path, fps=25, size=(96, 96)) as writer:
+            for k in range(60):
+                writer.write(np.full((96, 96, 3), 40 + k + 10 * i, np.uint8))
+        points = toy_points(60, (48.0, 48.0), 30.0)
+        points[5] = np.nan  # a lost face: the stretch begins after it
+        np.save(tracks / f"train__clip{i}.npy", points)
+        clips.append(Clip(path=path, split="train", person="one", talks=True))
+    config = ClipConfig(side=32, seconds=54 / 25 + 35 / 25)
+    make_clips(clips, tmp_path / "out", tracks, quiet, config)
+    found = load_clips(tmp_path / "out", "train")
+    assert sorted(len(clip) for clip in found) == [35, 54], "the second is cut short, the third left out"
+    first = found[0]
+    assert first.first == 6
+    shown = list(read_frames(first.recording, 25.0))[6]
+    np.testing.assert_array_equal(first.pictures[0], first.crop.pictures(shown))
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    make_clips(clips, tmp_path / "out", tracks, quiet, config)
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    assert {json.loads(f.read_text())["person"] for f in before if f.suffix == ".json"} == {"one"}
+
+
+def test_refusals_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"windows of 8 pictures .* give one more than a multiple of 4"):
+        Stage(share=1.0, side=None, frames=8, batch=1)
+    with pytest.raises(ValueError, match=r"no clip has 99 frames"):
+        ClipSampler([toy_clip()], 99, 0.4)
+    with pytest.raises(ValueError, match=r"holds no clips of the split 'train'"):
+        load_clips(tmp_path, "train")
