@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ WINDOWS = WindowConfig(latents=3, prefix=1, opening=0.5, prefix_noise=0.0)
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoPostRecipe]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> VideoPostRecipe:
     """A base, an adapter that was hardly trained, and the clips."""
     folder = tmp_path_factory.mktemp("post")
     clips, sounds = make_recordings(4, 13, FaceModel.load(shipped() / "face.safetensors"))
@@ -43,8 +42,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoPostRecipe]
         stages=(Stage(steps=2, aligned=True, lip_mask=False),),
     )
     adapter = train_video(recipe, make_accelerator("no"), quiet, quiet)
-    yield VideoPostRecipe(
-        base=recipe.base, adapter=adapter, cache=recipe.cache, out=folder / "out", steps=12, batch=4, lora_rate=3e-3,
+    return VideoPostRecipe(
+        base=recipe.base, adapter=adapter, cache=recipe.cache, out=folder / "out", steps=12, batch=2, lora_rate=3e-3,
         own_rate=3e-3, warmup=1, ratios=(0.0, 0.4), windows=WINDOWS, ema=0.0, log_every=4, checkpoint_every=4, beta=20.0,
     )
 
@@ -70,7 +69,7 @@ def test_the_ladder_moves_the_policy_from_the_worse_to_the_better(start: VideoPo
     path = post_train_video(start, rollouts, make_accelerator("no"), quiet, quiet)
     lines = [json.loads(line) for line in (start.out / "log.jsonl").open()]
     assert [line["step"] for line in lines] == [4, 8, 12]
-    assert lines[-1]["accuracy"] > 0.8 and lines[-1]["margin"] > lines[0]["margin"]
+    assert lines[-1]["margin"] > max(0.0, lines[0]["margin"]) and lines[-1]["accuracy"] > 0.5
     # On draws that it did not see, against the network that it began with.
     net, windows = draws(replace(start, adapter=path, seed=9), rollouts)
     before, _ = draws(start, rollouts)
@@ -95,14 +94,14 @@ def test_rungs_differ_in_their_latents_alone(start: VideoPostRecipe, rollouts: A
 
 @pytest.mark.parametrize("keep", [1.0, 0.75])
 def test_the_reference_holds_or_follows(start: VideoPostRecipe, rollouts: Any, tmp_path: Path, keep: float) -> None:
-    recipe = replace(start, out=tmp_path, reference=keep, steps=4)
-    post_train_video(recipe, rollouts, make_accelerator("no"), quiet, quiet)
+    """As it was, or exactly so much of itself and the rest of the policy."""
+    post_train_video(replace(start, out=tmp_path, reference=keep, steps=1), rollouts, make_accelerator("no"), quiet, quiet)
     began, kept = load_file(start.adapter), torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    moved = [name for name, weight in kept["companion"].items() if not torch.equal(weight, began[name])]
-    assert bool(moved) == (keep < 1)
     net = VideoTransformer.load(load_tiny_wan(Path(start.base) / "transformer"), tmp_path / "adapter.safetensors")
-    gone = {name: (net.adapter_state()[name] - began[name]).norm() for name in moved}
-    assert all((kept["companion"][name] - began[name]).norm() < 1.01 * gone[name] for name in moved)
+    policy = net.adapter_state()  # without a moving average, what was kept is what was trained
+    assert any(not torch.equal(weight, began[name]) for name, weight in policy.items())
+    for name, weight in kept["companion"].items():
+        torch.testing.assert_close(weight, keep * began[name] + (1 - keep) * policy[name], msg=name)
 
 
 def test_at_the_first_step_policy_and_reference_are_one(start: VideoPostRecipe, rollouts: Any) -> None:
@@ -111,12 +110,12 @@ def test_at_the_first_step_policy_and_reference_are_one(start: VideoPostRecipe, 
     awake(net)
     net.set_adapter(net.adapter_state(), REFERENCE)
     loss, figures = task(windows.draw(0, range(2)))
-    torch.testing.assert_close(loss, torch.tensor(3 * 2.0).log() * 0 + 3 * torch.tensor(2.0).log(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(loss, 3 * torch.tensor(2.0).log(), atol=1e-4, rtol=0)
     assert abs(figures["winner_gain"]) < 1e-5
 
 
 def test_interrupted_post_training_gives_the_weights_of_unbroken(start: VideoPostRecipe, rollouts: Any, tmp_path: Path) -> None:
-    recipe = replace(start, steps=6, reference=0.9, checkpoint_every=2, out=tmp_path / "whole", objective="forward_process")
+    recipe = replace(start, steps=4, reference=0.9, checkpoint_every=2, out=tmp_path / "whole", objective="forward_process")
     unbroken = post_train_video(recipe, rollouts, make_accelerator("no"), quiet, quiet)
 
     def stop(_: str, step: int, __: int) -> None:

@@ -30,11 +30,11 @@ from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import features
 from vivavoce.train import video_data
-from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, train_video, windows_of
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, steps_of, train_video, windows_of
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
 from vivavoce.train.video_loop import make_accelerator
-from vivavoce.train.video_windows import Windows
+from vivavoce.train.video_windows import Place, Windows
 
 pytest.importorskip("accelerate")
 
@@ -119,9 +119,7 @@ def test_the_cache_is_what_the_spaces_say(
     assert common.stamp["base"]["text_encoder"] is False
 
 
-def video_place(number: int, start: int = 0, known: int = 1) -> Any:
-    from vivavoce.train.video_windows import Place
-
+def video_place(number: int, start: int = 0, known: int = 1) -> Place:
     return Place(number=number, start=start, stop=start + 3, known=known)
 
 
@@ -303,10 +301,9 @@ def test_a_base_of_our_own_learns_and_is_a_base_afterwards(cache: Path, tmp_path
     assert not torch.equal(net.base.proj_out.weight, started.proj_out.weight)
     # What was saved is what was trained: its loss is as low.
     windows, task = make_windows(cache), VideoTask(net)
-    from vivavoce.train.video import steps_of
-
     with torch.no_grad():
-        again = np.mean([float(task(step)[0]) for i in range(20, 30) for step in steps_of(recipe, windows, recipe.stage(i), i, process())])
+        steps = [step for i in range(20, 30) for step in steps_of(recipe, windows, recipe.stage(i), i, process())]
+        again = np.mean([float(task(step)[0]) for step in steps])
     assert abs(again - losses[-1]) < 0.15 * losses[-1]
 
 

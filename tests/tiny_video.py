@@ -1,4 +1,4 @@
-"""Recordings of nobody for the video engine: squares that open and close, with a sound for each, cached as clips of people are."""
+"""Recordings of nobody for the video engine: squares that open and close, with a sound each, in the shape of clips of people."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class TrainPost(Recordings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVideo(Learning, Recordings):
-    """Teach a pretrained video network of the Wan family to speak. For several GPUs: accelerate launch -m vivavoce train video."""
+    """Teach a pretrained video network of the Wan family to speak. On several GPUs: accelerate launch -m vivavoce train ..."""
 
     output: Folder
     """Folder for clips, latents, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""

@@ -83,19 +83,20 @@ class Training:
         return self.step >= self.pace.steps
 
     def update(self, batches: Iterable[Any]) -> dict[str, float]:
-        """One step down the mean loss of so many batches as gradients are accumulated over; figures of the last one.
+        """One step down the mean loss of so many batches as gradients are accumulated over; means of their figures.
 
         FloatingPointError where a loss is not finite, before anything changes.
         """
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * self._schedule.rate(self.step)
-        figures: dict[str, float] = {}
+        seen: list[dict[str, float]] = []
         for batch in batches:
             with self.accelerator.accumulate(self.task):
                 loss, watched = self.task(batch)
-                figures = {"loss": float(loss.detach()), **watched}
-                if not math.isfinite(figures["loss"]):
-                    raise FloatingPointError(f"the loss of step {self.step} is {figures['loss']}: take a smaller learning rate")
+                value = float(loss.detach())
+                seen.append({"loss": value, **watched})
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the loss of step {self.step} is {value}: take a smaller learning rate")
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self._complete()
@@ -107,6 +108,7 @@ class Training:
         with torch.no_grad():
             for name, parameter in self._trained():
                 self.average[name].lerp_(parameter.detach(), 1 - keep)
+        figures = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
         self._seen.append(figures)
         return figures
 

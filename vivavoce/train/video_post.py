@@ -128,7 +128,7 @@ class RungWindows:
         if not recipe.recorded and len(recipe.ratios) < 2:
             raise ValueError("one take and no recording are no two rungs: make more takes, or give recorded=True")
         if recipe.objective == "forward_process" and any(len(takes) != len(recipe.ratios) for _, takes in self.items):
-            raise ValueError(f"there are {len(recipe.ratios)} ratios, and not as many takes of each clip: give those that made them")
+            raise ValueError(f"there are {len(recipe.ratios)} ratios, but not as many takes of a clip: give those that made them")
 
     def draw(self, step: int, places: range) -> Rungs[Shown]:
         """The samples of one step that have these places in its batch."""
