@@ -67,6 +67,7 @@ def plot_differences(found: Mapping[str, Sequence[Finding]], group: str, picture
                 axes.plot(found_here.value, height, "o", color=colour, markersize=3)
         axes.set_title(NAMES[name], fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
     columns[0].set_yticks(range(len(ways)), [WAYS[way].says for way in ways], fontsize=8)
     columns[0].invert_yaxis()
     figure.savefig(picture, dpi=110)
@@ -88,7 +89,8 @@ def plot_watched(found: Mapping[str, Sequence[Finding]], picture: Path) -> None:
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
     handles = {label: h for axes in figure.axes for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    order = [WAYS[way].says for way in found]
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     figure.savefig(picture, dpi=110)
 
 
