@@ -43,8 +43,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> VideoPostRecipe:
     )
     adapter = train_video(recipe, make_accelerator("no"), quiet, quiet)
     return VideoPostRecipe(
-        base=recipe.base, adapter=adapter, cache=recipe.cache, out=folder / "out", steps=12, batch=2, lora_rate=3e-3,
-        own_rate=3e-3, warmup=1, ratios=(0.0, 0.4), windows=WINDOWS, ema=0.0, log_every=4, checkpoint_every=4, beta=20.0,
+        base=recipe.base, adapter=adapter, cache=recipe.cache, out=folder / "out", steps=12, batch=2, lora_rate=1e-3,
+        own_rate=1e-3, warmup=1, ratios=(0.0, 0.4), windows=WINDOWS, ema=0.0, log_every=4, checkpoint_every=4, beta=20.0,
     )
 
 
@@ -66,10 +66,10 @@ def draws(recipe: VideoPostRecipe, rollouts: Any) -> tuple[VideoTransformer, Run
 
 
 def test_the_ladder_moves_the_policy_from_the_worse_to_the_better(start: VideoPostRecipe, rollouts: Any) -> None:
-    path = post_train_video(start, rollouts, make_accelerator("no"), quiet, quiet)
+    path = post_train_video(replace(start, batch=4), rollouts, make_accelerator("no"), quiet, quiet)
     lines = [json.loads(line) for line in (start.out / "log.jsonl").open()]
     assert [line["step"] for line in lines] == [4, 8, 12]
-    assert lines[-1]["margin"] > max(0.0, lines[0]["margin"]) and lines[-1]["accuracy"] > 0.5
+    assert lines[-1]["margin"] > max(0.0, lines[0]["margin"]) and lines[-1]["accuracy"] > 0.8
     # On draws that it did not see, against the network that it began with.
     net, windows = draws(replace(start, adapter=path, seed=9), rollouts)
     before, _ = draws(start, rollouts)
@@ -77,6 +77,7 @@ def test_the_ladder_moves_the_policy_from_the_worse_to_the_better(start: VideoPo
     with torch.no_grad():
         gained = [rungs.error(field_of(net), i)[0] - rungs.error(field_of(before), i)[0] for i in range(3)]
     assert gained[0].mean() < gained[1].mean() < gained[2].mean()
+    assert (gained[0] < gained[2]).float().mean() > 0.6
     assert "post" in net.metadata and "silence" in net.metadata
 
 

@@ -123,7 +123,7 @@ class TrainVideo(Learning, Recordings):
     output: Folder
     """Folder for clips, latents, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
     base: Annotated[str, arg(metavar="PATH|HUB_ID")]
-    """Folder of a pipeline that diffusers saved, or its name on the Hugging Face hub: Wan-AI/Wan2.2-TI2V-5B-Diffusers, for one."""
+    """Folder of a pipeline that diffusers saved, or its name on the Hugging Face hub, like Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
     stage: Literal["both", "clip", "frame"] = "both"
     """What it learns: how voices and faces go together over a whole clip, or which lips go with which sound, or one after the
     other."""
