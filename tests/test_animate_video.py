@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from tiny_base import save_adapter, save_base
 
-from tests.tiny_base import save_adapter, save_base
 from vivavoce.animate_video import VideoAnimator, offload_layers, size_of
 from vivavoce.generate_video import VideoWindows
 from vivavoce.latent.space import Frame

@@ -15,9 +15,9 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from tiny_base import save_adapter, save_base
+from tiny_wan_net import load_tiny_wan
 
-from tests.tiny_base import save_adapter, save_base
-from tests.tiny_wan_net import load_tiny_wan
 from vivavoce.animate import Controls
 from vivavoce.apps import bench_video, cli, commands_video
 from vivavoce.media.audio import Audio

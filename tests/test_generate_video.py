@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_wan import VAE_2_1, VAE_2_2, make_vae
+from tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 
-from tests.tiny_wan import VAE_2_1, VAE_2_2, make_vae
-from tests.tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 from vivavoce.flow.slide import integrate_sliding, windows
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.generate_video import Scene, VideoGenerator, VideoWindows, latent_noise

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_wan import save_image_encoder, save_text_encoder
 
-from tests.tiny_wan import save_image_encoder, save_text_encoder
 from vivavoce.latent.prompts import STATES, image_states, text_states
 
 pytest.importorskip("diffusers")

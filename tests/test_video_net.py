@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 
-from tests.tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 from vivavoce.flow.guide import guided, mask_guided, pinned, with_prefix
 from vivavoce.nets.inject import TokenAttention
 from vivavoce.nets.levels import LevelsConfig

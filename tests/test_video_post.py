@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_video_training import BASE, CONFIG, tiny_base
+from tiny_video import Loudness, make_recordings, process, quiet, tiny_space
+from tiny_wan_net import load_tiny_wan
+from video_processes import awake, recipe_of
 
-from tests.test_video_training import BASE, CONFIG, tiny_base
-from tests.tiny_video import Loudness, make_recordings, process, quiet, tiny_space
-from tests.tiny_wan_net import load_tiny_wan
-from tests.video_processes import awake, recipe_of
 from vivavoce.apps.parts import shipped
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.nets.video import REFERENCE, VideoTransformer

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_generate_video import LEVELS, SHORT, SILENCE, heard, make, scene
+from tiny_wan_net import TEXT_WIDTH, save_tiny_wan
 
-from tests.test_generate_video import LEVELS, SHORT, SILENCE, heard, make, scene
-from tests.tiny_wan_net import TEXT_WIDTH, save_tiny_wan
 from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.space import LatentSpec
 from vivavoce.nets.hearing import hear, hear_all

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_video import Loudness, StandInBase, make_recordings, process, quiet, tiny_space
+from tiny_wan import VAE_2_2, make_vae
+from tiny_wan_net import load_tiny_wan, save_tiny_wan
 from torch import multiprocessing
+from video_processes import WINDOWS, recipe_of, trained, work
 
-from tests.tiny_video import Loudness, StandInBase, make_recordings, process, quiet, tiny_space
-from tests.tiny_wan import VAE_2_2, make_vae
-from tests.tiny_wan_net import load_tiny_wan, save_tiny_wan
-from tests.video_processes import WINDOWS, recipe_of, trained, work
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.stills import known_pictures, known_then_grey
@@ -229,7 +229,7 @@ def two_processes(recipe: Any, *, sharded: bool, until: int | None = None) -> di
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    set_forkserver_preload(["tests.video_processes", "torch._dynamo"])
+    set_forkserver_preload(["video_processes", "torch._dynamo"])
     multiprocessing.start_processes(work, (port, recipe, sharded, until), nprocs=2, start_method="forkserver")
     return torch.load(recipe.out / "weights.pt", weights_only=True)
 

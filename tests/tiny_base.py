@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_wan import VAE_2_1, VAE_2_2, save_image_encoder, save_text_encoder, save_vae
+from tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 
-from tests.tiny_wan import VAE_2_1, VAE_2_2, save_image_encoder, save_text_encoder, save_vae
-from tests.tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig

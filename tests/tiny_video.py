@@ -56,7 +56,7 @@ def make_recordings(count: int, pictures: int, model: FaceModel) -> tuple[list[V
 
 
 def tiny_space() -> VideoSpace:
-    from tests.tiny_wan import VAE_2_1, make_vae  # imports diffusers, which the processes of tests do without
+    from tiny_wan import VAE_2_1, make_vae  # imports diffusers, which the processes of tests do without
 
     return VideoSpace(make_vae(**VAE_2_1), height=SIDE, width=SIDE, fps=MOTION_RATE_HZ)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_video import StandInBase
 from torch import nn
 
-from tests.tiny_video import StandInBase
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
