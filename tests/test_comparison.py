@@ -27,6 +27,8 @@ def test_unknown_ways_and_no_steps_are_refused(tmp_path: Path) -> None:
         Comparison(out=tmp_path, ways=("dpo",))
     with pytest.raises(ValueError, match="0 steps"):
         Comparison(out=tmp_path, steps=0)
+    with pytest.raises(ValueError, match="0 stretches"):
+        Comparison(out=tmp_path, count=0)
     with pytest.raises(ValueError, match="steps is 151: give a multiple of 2"):
         Comparison(out=tmp_path, steps=151)
 

@@ -25,7 +25,7 @@ from toy import base, examples, model  # noqa: F401 - fixtures
 
 from vivavoce import Animator, Audio
 from vivavoce.apps.clips import Stage
-from vivavoce.apps.model_judge import CRITERIA, EVERY, RUBRIC, SCHEMA, ModelJudge, judged, parsed
+from vivavoce.apps.model_judge import AT_ONCE, CRITERIA, EVERY, RUBRIC, SCHEMA, ModelJudge, judged, parsed, side_by_side
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion_space import Reference
@@ -164,9 +164,43 @@ def test_a_refusal_is_final(judge: ModelJudge, stub: Stub, status: int, words: s
 
 
 def test_addresses_are_of_the_web(tmp_path: Path) -> None:
-    for url in ("file:///etc/passwd", "localhost:8000", "http://"):
+    for url in ("file:///etc/passwd", "localhost:8000", "http://", "http://[::1/v1", "http://x:99999/v1", "http://x/v 1"):
         with pytest.raises(ValueError, match="give an http or https address"):
             ModelJudge(url=url, model="seer", cache=tmp_path)
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="VIVAVOCE_JUDGE_KEY has letters") as raised:
+        ModelJudge(url="http://x/v1", model="seer", cache=tmp_path, key="secret\n")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_damaged_score_is_named(judge: ModelJudge) -> None:
+    judge(FRAMES, SOUND)
+    (kept,) = judge.cache.iterdir()
+    kept.write_text("")
+    with pytest.raises(ValueError, match=f"{kept.name} holds no scores: remove it"):
+        judge(FRAMES, SOUND)
+
+
+def test_answers_come_in_order_and_an_error_waits_for_none() -> None:
+    pause, asked = threading.Event(), []
+
+    def slow(item: int) -> int:
+        asked.append(item)
+        if item == 0:
+            raise ValueError("no")
+        pause.wait(60)
+        return item
+
+    assert side_by_side(lambda item: -item, range(20)) == [-item for item in range(20)]
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="no"):
+        side_by_side(slow, range(20))
+    assert time.monotonic() - began < 30  # the others are still waiting
+    pause.set()
+    time.sleep(0.05)
+    assert len(asked) <= 2 * AT_ONCE
 
 
 def test_pauses_double(judge: ModelJudge, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from test_train import quiet, toy_recipe
+from test_train import quiet
 from toy import base, examples, model  # noqa: F401 - fixtures
 
-from vivavoce.apps.verdicts import write_verdict
+from vivavoce.apps.verdicts import plot, table, write_verdict
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
+from vivavoce.metrics.confidence import Interval
 from vivavoce.train.data import Example
-from vivavoce.train.motion import loss_weight
+from vivavoce.train.motion import MotionRecipe, loss_weight
+from vivavoce.train.policy import PolicyRecipe
 from vivavoce.train.post import PostRecipe, Windows, train_post
-from vivavoce.train.rollout import Rollout, RolloutRecipe, chosen, masked, rollouts
+from vivavoce.train.rollout import Rollout, RolloutRecipe, chosen, masked, read_rollouts, rollouts
 from vivavoce.train.verdict import against, judge_all
 
 LADDER = RolloutRecipe(count=5, seconds=3.0)
@@ -33,12 +38,15 @@ def rolled(base: MotionGenerator, examples: list[Example], tmp_path_factory: pyt
 SHORT = {"objective": "ladder_dpo", "steps": 6, "batch": 3, "log_every": 2, "checkpoint_every": 2}
 
 
+def weighing(base: MotionGenerator, model: FaceModel) -> torch.Tensor:
+    return loss_weight(MotionRecipe(data=Path("unused"), out=Path("unused")), base.layout, model, base.std)
+
+
 def trained(
     out: Path, base: MotionGenerator, examples: list[Example], rolled: list[Rollout], model: FaceModel, **changes: object
 ) -> Path:
     recipe = PostRecipe(out=out, **{**SHORT, **changes})
-    weight = loss_weight(toy_recipe(out / "unused", model), base.layout, model, base.std)
-    return train_post(recipe, base, examples, rolled, LADDER, weight, quiet, quiet)
+    return train_post(recipe, base, examples, rolled, LADDER, weighing(base, model), quiet, quiet)
 
 
 def test_masks_are_scattered_nested_and_as_large_as_asked_for() -> None:
@@ -114,20 +122,74 @@ def test_interrupted_runs_give_the_weights_of_unbroken_ones(
         pass
 
     def stop(_what: str, done: int, _total: int | None) -> None:
-        if done == 4:
+        if done == 5:  # behind the checkpoint of step 4, before that of step 6; a line is logged at each
             raise Stopped
 
+    changes = {"log_every": 1, **changes}
     whole = trained(tmp_path / "whole", base, examples, rolled, model, **changes)
     recipe = PostRecipe(out=tmp_path / "broken", **{**SHORT, **changes})
-    weight = loss_weight(toy_recipe(tmp_path / "unused", model), base.layout, model, base.std)
+    weight = weighing(base, model)
     with pytest.raises(Stopped):
         train_post(recipe, base, examples, rolled, LADDER, weight, stop, quiet)
     broken = train_post(recipe, base, examples, rolled, LADDER, weight, quiet, quiet)
     ours, theirs = load_file(broken), load_file(whole)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    entries = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert [e["step"] for e in entries] == [2, 4, 6]
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("broken", "whole")]
+    assert logs[0] == logs[1]
+    entries = [json.loads(line) for line in logs[1].splitlines()]
+    assert [e["step"] for e in entries] == [1, 2, 3, 4, 5, 6]
     assert 0 < entries[0]["distance"] < entries[-1]["distance"]
+
+
+def test_a_folder_is_of_one_run(
+    base: MotionGenerator, examples: list[Example], rolled: list[Rollout], model: FaceModel, tmp_path: Path
+) -> None:
+    weights = trained(tmp_path / "run", base, examples, rolled, model, steps=2)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    for changes in ({"objective": "sft"}, {"seed": 1}, {"beta": 1.0}):
+        with pytest.raises(ValueError, match="not of this run \\(its run"):
+            trained(tmp_path / "run", base, examples, rolled, model, **{"steps": 2, **changes})
+    with pytest.raises(ValueError, match="trained for 2 steps, more than the 1"):
+        trained(tmp_path / "run", base, examples, rolled, model, steps=1)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+    for name in ("checkpoint.pt", "motion.safetensors"):  # such as train motion left
+        (tmp_path / name).mkdir()
+        shutil.copy(weights.parent / name, tmp_path / name / name)
+        with pytest.raises(ValueError, match=f"holds a {name} that is not of this run"):
+            trained(tmp_path / name, base, examples, rolled, model, steps=2)
+        assert [file.name for file in (tmp_path / name).iterdir()] == [name]
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")  # of a run that came to nothing
+    trained(tmp_path / "begun", base, examples, rolled, model, steps=2)
+    (weights.parent / "checkpoint.pt").write_bytes(before["checkpoint.pt"][:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
+        trained(tmp_path / "run", base, examples, rolled, model, steps=2)
+
+
+def test_what_is_too_little_is_refused(
+    base: MotionGenerator, examples: list[Example], rolled: list[Rollout], model: FaceModel, tmp_path: Path
+) -> None:
+    for kind in (partial(PostRecipe, objective="sft"), PolicyRecipe):
+        with pytest.raises(ValueError, match="0 steps were asked for"):
+            kind(out=tmp_path, steps=0)
+    short = [replace(rollout, takes=rollout.takes[:, :30]) for rollout in rolled]
+    with pytest.raises(ValueError, match="has 30 frames, and a window 50: give longer"):
+        trained(tmp_path / "short", base, examples, short, model)
+
+
+def test_damaged_takes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "3.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"3\.safetensors holds no takes, or it is damaged"):
+        read_rollouts(tmp_path)
+
+
+def test_curves_show_a_log_of_one_entry_and_tables_a_group_of_one_clip(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
+    plot(tmp_path / "log.jsonl", tmp_path / "one.png")
+    drawn = np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).astype(int)
+    assert (np.ptp(drawn, axis=2) > 60).any()  # something in colour
+    alone = {"GRID": {"lip_corr": Interval(value=0.5, low=float("nan"), high=float("nan"), count=1)}}
+    assert table(alone, alone).splitlines()[-1] == "| lip_corr | 0.500 | +0.500 |"
 
 
 def test_the_ladder_is_learned(

@@ -16,7 +16,7 @@ from vivavoce.train.preferences import Answer, Choice
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"pairs": Path("x")}, "--objective pair_dpo, not forward_process"), ({"objective": "pair_dpo"}, "answers of"),
+    ({"pairs": Path("x")}, "--objective pair_dpo, not forward_process"), ({"objective": "pair_dpo"}, "the file of answers of"),
     ({"judge": "http://x/v1"}, "--objective grpo, not forward_process"), ({"objective": "sft", "model": "m"}, "grpo, not sft"),
     ({"objective": "grpo", "judge": "http://x/v1", "model": "m"}, "give all three"),
 ])

@@ -50,8 +50,10 @@ def test_wrong_lines_are_named(tmp_path: Path, change: dict, complaint: str) -> 
     with pytest.raises(ValueError, match=f"line 2: .*{complaint}"):
         read_pairs(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").write_text(CHOICE.line()[:-5])
-    with pytest.raises(ValueError, match="line 1: it is no JSON"):
-        read_pairs(tmp_path / "pairs.jsonl")
+    for damaged in (CHOICE.line()[:-5].encode(), CHOICE.line().encode("utf-16"), b"[" * 99999):
+        (tmp_path / "pairs.jsonl").write_bytes(damaged)
+        with pytest.raises(ValueError, match="line 1: "):
+            read_pairs(tmp_path / "pairs.jsonl")
 
 
 def test_best_and_worst_of_three_takes() -> None:

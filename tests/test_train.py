@@ -35,7 +35,7 @@ from vivavoce.train.data import (
     without_blinks,
 )
 from vivavoce.train.disguise import disguise
-from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, statistics, train_motion
+from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, prepare, statistics, train_motion
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,38 @@ def test_a_recording_becomes_an_example_with_its_lips(model: FaceModel, recordin
 def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"MANIFEST\.csv"):
         read_manifest(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    (b"file,speaker\na.mp4,p\n", "no column split, kind"), (b"file,split,speaker,kind\n\xe9.mp4,train,p,talk\n", "in UTF-8"),
+    (b"file,split,speaker,kind\na.mp4,train\n", "a row that ends before"), (b"", "no column file"),
+    (b"file,split,speaker,kind\np/a.mp4,train,p,talk\nq/a.mp4,train,q,talk\n", "called 'a': rename them"),
+])
+def test_a_manifest_that_will_not_do_is_refused_in_a_sentence(text: bytes, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "MANIFEST.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=complaint):
+        read_manifest(tmp_path, "train")
+
+
+def test_prepared_recordings_are_of_the_folder_that_is_given(model: FaceModel, tmp_path: Path) -> None:
+    rows = "file,split,speaker,kind\n{}.mp4,train,p,{}\n"
+    recipe = MotionRecipe(data=tmp_path, out=tmp_path / "run")
+    recipe.out.mkdir()
+    kept, = toy_examples(model)[:1]
+    save_examples([replace(kept, person="p", clip="a")], recipe.out / "examples-train.safetensors")
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "talk"))
+    assert [e.clip for e in prepare(recipe, "train", model, Analysis(), quiet)] == ["a"]
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("b", "talk"))
+    with pytest.raises(ValueError, match="of other recordings"):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "talk"))
+    (recipe.out / "examples-train.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="is damaged: remove it"):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    (recipe.out / "examples-train.safetensors").unlink()
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "silent"))
+    with pytest.raises(ValueError, match="no clip of the split 'train' and the kind 'talk'"):
+        prepare(recipe, "train", model, Analysis(), quiet)
 
 
 def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -286,10 +286,13 @@ class MotionGenerator:
 
     @classmethod
     def load(cls, path: Path) -> MotionGenerator:
-        """What `save` saved."""
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            metadata = file.metadata() or {}
+        """What `save` saved. ValueError where the file is damaged, or of something else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                metadata = file.metadata() or {}
+        except SafetensorError as error:
+            raise ValueError(f"{path} holds no weights, or it is damaged ({error}): give another file") from error
         try:
             config = json.loads(metadata.pop("config"))
             net = MotionTransformer(net_config(config["net"]))

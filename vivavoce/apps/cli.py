@@ -195,7 +195,7 @@ class Prefer(Recordings):
     takes: Annotated[int, arg(metavar="N")] = 3
     """Takes of each; every two of them are compared."""
     seconds: Annotated[float, arg(metavar="S")] = 4.0
-    """The most of a recording that is shown."""
+    """The most of a recording that is shown, 2 to 20."""
     size: Annotated[int, arg(metavar="PIXELS")] = 384
     """Sides of the clips."""
     seed: Annotated[int, arg(metavar="N")] = 0

@@ -85,7 +85,7 @@ def bench_post(options: cli_bench.BenchPost) -> None:
         out=options.output, steps=options.steps, seeds=options.seeds, ways=options.ways or tuple(WAYS), count=options.stretches
     )
     folder = options.weights or shipped()
-    require_file(folder / "motion.safetensors", "weights of the motion network")
+    require_file(folder / "motion.safetensors", "motion network")
     base = MotionGenerator.load(folder / "motion.safetensors")
     model, encoder = parts(folder)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -85,11 +85,10 @@ def train_post(options: cli_train.TrainPost) -> None:
         read_manifest(options.data, split)  # before the folder for the results is made
     posting.check(options)
     folder = options.weights or shipped()
-    require_file(folder / "motion.safetensors", "weights of the motion network")
+    require_file(folder / "motion.safetensors", "motion network")
     base = MotionGenerator.load(folder / "motion.safetensors")
     model, encoder = parts(folder)
     train = posting.trainer(options, base, model)
-    options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     with reporter() as report:
         motion = MotionRecipe(data=options.data, out=options.output)

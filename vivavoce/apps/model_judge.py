@@ -13,13 +13,16 @@ import io
 import ipaddress
 import json
 import os
+import threading
 import time
 import wave
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
@@ -35,6 +38,8 @@ from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio
 from vivavoce.train.scorers import Scorer, Takes
 
+T = TypeVar("T")
+S = TypeVar("S")
 KEY_VARIABLE = "VIVAVOCE_JUDGE_KEY"
 RUBRIC = """\
 You judge a computer-made video of a talking head. You get frames of it in order, evenly spaced, and its sound. Give three whole \
@@ -81,9 +86,15 @@ class ModelJudge:
     wait_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port or brackets that are none
+            good = False
+        if not good or not self.url.isascii() or any(letter.isspace() for letter in self.url):
             raise ValueError(f"--judge is {self.url!r}: give an http or https address, such as http://localhost:8000/v1")
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):  # what refuses it later would show it
+            raise ValueError(f"the key in ${KEY_VARIABLE} has letters that no key has, such as the end of a line: mend it")
 
     @staticmethod
     def of(url: str, model: str, cache: Path) -> ModelJudge:
@@ -95,7 +106,10 @@ class ModelJudge:
         body = json.dumps(request(self.model, frames, sound), sort_keys=True).encode()
         kept = self.cache / f"{hashlib.sha256(body).hexdigest()}.json"
         if kept.exists():
-            return parsed(kept.read_text())
+            try:
+                return parsed(kept.read_text())
+            except ValueError as error:
+                raise ValueError(f"{kept} holds no scores: remove it, and the take is judged again") from error
         scores = self._asked(body)
         self.cache.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
@@ -186,11 +200,42 @@ def judged(judge: Callable[[Sequence[Frame], Audio], Mapping[str, int]], stage: 
     def score(takes: Takes) -> dict[str, Float[Tensor, " k"]]:
         sound = stage.sound(takes.example, takes.start, takes.motion.shape[1])
         shown = [list(stage.frames(take, seed=takes.start)) for take in takes.motion]
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="judge") as pool:
-            scores = list(pool.map(lambda frames: judge(frames, sound), shown))
+        scores = side_by_side(lambda frames: judge(frames, sound), shown)
         return {f"judge_{name}": torch.tensor([float(s[name]) for s in scores]) for name in CRITERIA}
 
     return score
+
+
+def side_by_side(ask: Callable[[T], S], items: Sequence[T]) -> list[S]:
+    """What is answered to each, AT_ONCE at a time. The first error, and Ctrl-C, end it at once: answers that are under way are
+    not waited for (hence no pool, which would at the end of the process), and nothing else is asked."""
+    waiting: SimpleQueue[int] = SimpleQueue()
+    answered: SimpleQueue[Future[tuple[int, S]]] = SimpleQueue()
+    stopped = threading.Event()
+    for number in range(len(items)):
+        waiting.put(number)
+
+    def work() -> None:
+        with suppress(Empty):
+            while not stopped.is_set():
+                number = waiting.get_nowait()
+                told: Future[tuple[int, S]] = Future()
+                try:
+                    told.set_result((number, ask(items[number])))
+                except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+                    told.set_exception(error)
+                answered.put(told)
+
+    for _ in range(min(AT_ONCE, len(items))):
+        threading.Thread(target=work, name="judge", daemon=True).start()
+    found: dict[int, S] = {}
+    try:
+        while len(found) < len(items):
+            number, answer = answered.get().result()
+            found[number] = answer
+    finally:
+        stopped.set()
+    return [found[number] for number in range(len(items))]
 
 
 def _jpeg(frame: Frame) -> bytes:

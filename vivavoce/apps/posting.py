@@ -18,9 +18,10 @@ from vivavoce.latent.motion_space import MotionSpace
 from vivavoce.media.files import require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.train.data import Example, read_manifest
+from vivavoce.train.loop import claim
 from vivavoce.train.motion import MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
-from vivavoce.train.post import PostRecipe, train_post
+from vivavoce.train.post import PostRecipe, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
 from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rollouts, rollouts
 from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed
@@ -41,7 +42,7 @@ JUDGED_RECIPE: dict[str, Any] = {"groups": 2, "takes": 6, "windows": 4}
 def check(options: TrainPost) -> None:
     """ValueError or OSError where options do not go together, before anything is begun."""
     if options.objective == "pair_dpo":
-        require_file(_pairs(options), "answers of `vivavoce prefer`")
+        require_file(_pairs(options), "file of answers of `vivavoce prefer`")
     elif options.pairs is not None:
         raise ValueError(f"--pairs goes with --objective pair_dpo, not {options.objective}: leave one of them out")
     told = [options.judge is not None, options.model is not None, options.portrait is not None]
@@ -52,13 +53,15 @@ def check(options: TrainPost) -> None:
 
 
 def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trainer:
-    """What the options ask for, ready to begin; ValueError where a recipe, the judge's address or the portrait will not do."""
+    """What the options ask for, ready to begin, its folder made and told what it is of; ValueError where a recipe, the judge's
+    address, the portrait or the folder will not do."""
     if options.objective == "grpo":
         return _grpo(options, base, model)
     recipe = PostRecipe(
         out=options.output, objective=options.objective, seed=options.seed, recorded=options.objective != "pair_dpo"
     )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
+    claim(recipe.out, identity_of(recipe, base))
     motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
 
     def train(examples: Sequence[Example], report: Report) -> Path:
@@ -87,6 +90,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     recipe = PolicyRecipe(out=options.output, seed=options.seed)
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
     if options.judge is None or options.model is None or options.portrait is None:
+        claim(recipe.out, identity_of(recipe, base))
         scorer = composed(REWARDS, base, model)
         return lambda examples, report: train_policy(recipe, base, examples, [scorer], report, report.say)
     own = (options.weights or shipped()) / "face.safetensors"
@@ -97,6 +101,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     scorers = [judged(judge, stage), composed(REGULARISERS, base, model)]
     weights = {**{f"judge_{name}": 1.0 for name in CRITERIA}, **{name: WEIGHTS[name] for name in REGULARISERS}}
     recipe = replace(recipe, rewards=weights, **JUDGED_RECIPE)
+    claim(recipe.out, identity_of(recipe, base))
     return lambda examples, report: train_policy(recipe, base, as_recorded(examples), scorers, report, report.say)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 from vivavoce.generate import MotionGenerator
@@ -15,6 +16,7 @@ from vivavoce.train.loop import mixed_precision
 from vivavoce.train.verdict import against, judge_all, summary
 
 Figures = Mapping[str, Mapping[str, Interval]]
+FEW = 12  # entries of a log that are shown as points as well: a line of one would not be seen
 
 
 def write_verdict(
@@ -43,6 +45,8 @@ def table(figures: Figures, better: Figures) -> str:
 
 
 def _gain(interval: Interval) -> str:
+    if not isfinite(interval.low):  # of a single clip
+        return f"{interval.value:+.3f}"
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" + ("*" if interval.excludes_zero else "")
 
 
@@ -54,7 +58,9 @@ def plot(log: Path, picture: Path) -> None:
     names = [name for name in entries[0] if name != "step"]
     figure = Figure(figsize=(2.6 * len(names), 2.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        axes.plot([e["step"] for e in entries], [e[name] for e in entries], linewidth=1.2)
+        steps = [e["step"] for e in entries]
+        axes.plot(steps, [e[name] for e in entries], linewidth=1.2, marker="." if len(steps) < FEW else "")
+        axes.set_xlabel("step", fontsize=8)
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=7)
     figure.savefig(picture, dpi=110)

@@ -89,6 +89,8 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.seeds < 1:
             raise ValueError(f"{self.steps} steps and {self.seeds} seeds were asked for: give at least one of each")
+        if self.count < 1:
+            raise ValueError(f"{self.count} stretches were asked for: give 1 or more")
         unknown = [name for name in self.ways if name not in WAYS]
         if unknown:
             raise ValueError(f"no way of post-training is called {unknown[0]!r}: give some of {', '.join(WAYS)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vivavoce.latent.mesh import FaceModel, eye_opening
@@ -27,6 +28,7 @@ from vivavoce.speech.sound import load_sound
 from vivavoce.train.disguise import disguise
 
 Progress = Callable[[str, int, int], None]
+COLUMNS = ("file", "split", "speaker", "kind")  # of MANIFEST.csv, that are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,23 +80,40 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """What `save_examples` saved."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {None: None} | {key: file.get_tensor(key) for key in file.keys()}
-        rows = json.loads((file.metadata() or {})["rows"])
+    """What `save_examples` saved; ValueError where the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {None: None} | {key: file.get_tensor(key) for key in file.keys()}
+            rows = json.loads((file.metadata() or {})["rows"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: remove it, and it is made again") from error
     return [Example(**{**row, **{name: tensors[row[name]] for name in ("motion", "style", "speech")}}) for row in rows]
 
 
 def read_manifest(data: Path, split: str) -> list[Clip]:
-    """Clips of one split. ValueError where the folder has no manifest or the split no clips."""
+    """Clips of one split. ValueError where the folder has no manifest, the manifest lacks a column or the split clips, or two
+    clips have one name, by which what is made of them is kept."""
     manifest = data / "MANIFEST.csv"
     if not manifest.is_file():
         raise ValueError(f"{data} has no MANIFEST.csv: give the folder of the recordings")
-    with manifest.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            rows = [row for row in reader if row.get("split") == split]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{manifest} is no table in UTF-8 ({error}): save it as CSV in UTF-8") from error
+    if lacking:
+        raise ValueError(f"{manifest} has no column {', '.join(lacking)}: docs/formats.md says what is in it")
     if not rows:
         raise ValueError(f"{manifest} lists no clip of the split {split!r}")
-    return [Clip(path=data / r["file"], split=split, person=r["speaker"], talks=r["kind"] == "talk") for r in rows]
+    if any(row[name] is None for row in rows for name in COLUMNS):
+        raise ValueError(f"{manifest} has a row that ends before {', '.join(COLUMNS)}: complete or remove it")
+    clips = [Clip(path=data / r["file"], split=split, person=r["speaker"], talks=r["kind"] == "talk") for r in rows]
+    twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
+    if twice:
+        raise ValueError(f"{manifest} lists several clips of the split {split!r} that are called {twice[0]!r}: rename them")
+    return clips
 
 
 def track_clips(clips: Sequence[Clip], cache: Path, progress: Progress) -> dict[str, Float[np.ndarray, "t 478 3"]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import pickle
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +84,56 @@ class Run(Generic[N]):
         partial.rename(self.file)
 
     def restore(self) -> bool:
-        """Go back to the checkpoint, if there is one."""
+        """Go back to the checkpoint, if there is one. ValueError where it is damaged, of another network, or beyond the last
+        step."""
         if not self.file.exists():
             return False
-        state = torch.load(self.file, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average, self.step = state["average"], state["step"]
-        for key, weight in state.get("companion", {}).items():
-            self.companion[key].copy_(weight)
+        try:
+            state = torch.load(self.file, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.average, self.step = state["average"], state["step"]
+            for key, weight in state.get("companion", {}).items():
+                self.companion[key].copy_(weight)
+        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise ValueError(f"the checkpoint {self.file} is damaged or of another network: remove it to begin anew") from error
+        if self.step > self.schedule.steps:
+            raise ValueError(
+                f"{self.file.parent} has been trained for {self.step} steps, more than the {self.schedule.steps} that were asked "
+                "for: give as many, or another folder"
+            )
         return True
+
+
+def claim(out: Path, stamp: Mapping[str, Any]) -> None:
+    """Make the folder of a run, and tell it which run it is of: what would give other weights is in ``stamp``. ValueError, and
+    nothing is touched, where another run's checkpoint or weights lie in it: they would be gone on from, or replaced."""
+    told, file = json.dumps(stamp, default=list, indent=1, sort_keys=True), out / "run.json"
+    if file.exists() and file.read_text() == told:
+        return
+    for name in ("checkpoint.pt", "motion.safetensors"):
+        if (out / name).exists():
+            known = " (its run.json says of which)" if file.exists() else ""
+            raise ValueError(f"{out} holds a {name} that is not of this run{known}: give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    partial.write_text(told)
+    partial.rename(file)
+
+
+def forget(log: Path, step: int) -> None:
+    """Take out of a log what a run wrote after the checkpoint that it goes on from, and a line that is not whole."""
+    if log.exists():
+        kept = []
+        for line in log.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except json.JSONDecodeError:
+                break
+        partial = log.with_suffix(".part")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.rename(log)
 
 
 def mixed_precision() -> AbstractContextManager:

@@ -165,11 +165,19 @@ def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor,
 def prepare(
     recipe: MotionRecipe, split: str, model: FaceModel, encoder: SpeechEncoder, progress: Progress
 ) -> list[Example]:
-    """Examples of a split under all its augmentations; a validation split gets none. Cached in ``out``, clip by clip."""
+    """Examples of a split under all its augmentations; a validation split gets none. Cached in ``out``, clip by clip. ValueError
+    where no clip talks, or the cache is of other recordings."""
     cache = recipe.out / f"examples-{split}.safetensors"
-    if cache.exists():
-        return load_examples(cache)
+    kept = load_examples(cache) if cache.exists() else None
+    if kept is not None and not recipe.data.exists():  # what is prepared does not need them any more
+        return kept
     clips = read_manifest(recipe.data, split)
+    if kept is not None:
+        if {(e.person, e.clip) for e in kept} - {(c.person, c.name) for c in clips}:
+            raise ValueError(f"{cache} is of other recordings than {recipe.data}: give those, or another folder")
+        return kept
+    if not any(clip.talks for clip in clips):
+        raise ValueError(f"{recipe.data} has no clip of the split {split!r} and the kind 'talk': nothing is said in it")
     tracks = track_clips(clips, recipe.out / "tracks", progress)
     parts = recipe.out / f"examples-{split}"
     parts.mkdir(exist_ok=True)

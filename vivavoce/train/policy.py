@@ -27,10 +27,10 @@ from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
-from vivavoce.train.loop import Run, Schedule
+from vivavoce.train.loop import Run, Schedule, claim, forget
 from vivavoce.train.motion import cut
 from vivavoce.train.objectives import Loss, advantages, grpo
-from vivavoce.train.post import distance, save, with_network
+from vivavoce.train.post import distance, identity_of, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes
 
 TRIES = 8  # batches without any group that a reward tells apart, until training gives up
@@ -67,6 +67,8 @@ class PolicyRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} steps were asked for: give 1 or more")
         for name in ("steps", "log_every", "checkpoint_every"):
             if getattr(self, name) % self.updates:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a multiple of {self.updates}, the updates of a batch")
@@ -289,7 +291,7 @@ def train_policy(
     were dropped, ratios, clipped steps, KL. A run that is interrupted and started again gives the curves of one that was not."""
     if recipe.draws > base.windows.steps:
         raise ValueError(f"{recipe.draws} draws in {base.windows.steps} solver steps: give as many or fewer")
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    claim(recipe.out, identity_of(recipe, base))
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,
@@ -328,10 +330,3 @@ def chosen(draws: Sequence[Draw], recipe: PolicyRecipe, rng: np.random.Generator
     order = rng.permutation(len(draws))[:count]
     for update in range(recipe.updates):
         yield [draws[i] for i in order[update :: recipe.updates]]
-
-
-def forget(log: Path, step: int) -> None:
-    """Take out of a log what a run wrote after the checkpoint that it goes on from."""
-    if log.exists():
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept))

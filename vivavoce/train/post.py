@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from vivavoce.generate import MotionGenerator
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, claim, forget, mixed_precision
 from vivavoce.train.motion import cut, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
-from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, masked, roll
+from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, masked, roll
 
 Objective = Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
@@ -57,6 +57,8 @@ class PostRecipe:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"no objective is called {self.objective!r}: give one of {', '.join(OBJECTIVES)}")
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} steps were asked for: give 1 or more")
         if self.objective == "pair_dpo" and (self.recorded or self.loser_hears == "masked"):
             raise ValueError("people compared takes with all of the speech: for pair_dpo give recorded=False, loser_hears='all'")
 
@@ -108,6 +110,12 @@ class Windows:
             if not recipe.recorded:
                 motion, heard, own = motion[1:], heard[1:], own[1:]
             self.items.append((motion, heard, own, example.first, example.person))
+        longest, wanted = max((item[0].shape[1] for item in self.items), default=0), self.windows.prefix + 2 * self.windows.hop
+        if longest < wanted:
+            raise ValueError(
+                f"the longest of {len(self.items)} stretches to learn from has {longest} frames, and a window {wanted}: "
+                "give longer recordings, or takes of more seconds"
+            )
 
     def draw(self, rng: np.random.Generator) -> Rungs[Given]:
         """A batch of windows, the first frames of which may be clean, as in training."""
@@ -155,15 +163,16 @@ def train_post(
 
     What to watch goes to ``out/log.jsonl``. A run that is interrupted and started again gives the weights of one that was not.
     """
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    claim(recipe.out, identity_of(recipe, base))
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,
     )
     reference = copy.deepcopy(anchor)
-    run = Run(net, schedule, recipe.out / "checkpoint.pt", reference.state_dict())
+    run, log = Run(net, schedule, recipe.out / "checkpoint.pt", reference.state_dict()), recipe.out / "log.jsonl"
     if run.restore():
         report(f"going on at step {run.step}")
+    forget(log, run.step)
     windows = Windows(base, examples, rolled, ladder, recipe, weighing)
     fields = [policy_of(n, base.style) for n in (net, reference)]
     seen: list[dict[str, float]] = []
@@ -178,8 +187,8 @@ def train_post(
         if run.step % recipe.log_every == 0 or run.done:
             entry = {key: float(np.mean([s[key] for s in seen])) for key in seen[0]}
             entry = {"step": run.step, **entry, "distance": distance(net, anchor)}
-            with (recipe.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+            with log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             run.save()
@@ -258,8 +267,15 @@ def with_network(base: MotionGenerator, net: MotionTransformer, amplitude: Mappi
     )
 
 
+def identity_of(recipe: Any, base: MotionGenerator) -> dict[str, Any]:
+    """What tells a run from others, for `loop.claim`: its recipe, but for its length and how often it is kept, and the start."""
+    free = ("out", "steps", "log_every", "checkpoint_every")
+    return {**{k: v for k, v in asdict(recipe).items() if k not in free}, "weights": fingerprint(base)}
+
+
 def save(out: Path, settings: Mapping[str, object], made: MotionGenerator) -> Path:
-    """What was made, with where it comes from."""
-    path = out / "motion.safetensors"
-    made.save(path, {**made.metadata, "post": json.dumps(dict(settings))})
+    """What was made, with where it comes from; complete at every moment."""
+    path, partial = out / "motion.safetensors", out / "motion.part"
+    made.save(partial, {**made.metadata, "post": json.dumps(dict(settings))})
+    partial.rename(path)
     return path

@@ -50,7 +50,7 @@ class Choice:
         """The inverse of `line`; ValueError for anything else."""
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"it is no JSON ({error})") from error
         if not isinstance(row, dict) or row.keys() != Choice.__dataclass_fields__.keys():
             raise ValueError(f"an object with {', '.join(Choice.__dataclass_fields__)} is expected")
@@ -67,9 +67,9 @@ class Choice:
 def read_pairs(path: Path) -> list[Choice]:
     """The last answer to each pair, in the order in which pairs were first met. ValueError names the first line that is wrong."""
     found: dict[tuple[int, int, int], Choice] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            choice = Choice.parse(line)
+            choice = Choice.parse(line.decode())
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}: mend or remove that line") from error
         found[choice.pair] = choice

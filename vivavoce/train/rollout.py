@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -132,14 +132,17 @@ def rollouts(
 
 
 def read_rollout(file: Path) -> Rollout:
-    """One that `rollouts` kept."""
-    with safe_open(file, framework="pt") as kept:
-        return Rollout(example=int(file.stem), takes=kept.get_tensor("takes").float())
+    """One that `rollouts` kept. ValueError where the file is damaged or none of them."""
+    try:
+        with safe_open(file, framework="pt") as kept:
+            return Rollout(example=int(file.stem), takes=kept.get_tensor("takes").float())
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} holds no takes, or it is damaged: remove it") from error
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:
     """All that are kept in a folder. ValueError where there are none."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: int(file.stem))
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: (len(file.stem), file.stem))
     if not files:
         raise ValueError(f"{folder} holds no rollouts: make them first")
     return [read_rollout(file) for file in files]

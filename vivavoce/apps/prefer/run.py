@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vivavoce.animate import Animator
+from vivavoce.animate import LARGEST_SIZE, SMALLEST_SIZE, Animator
 from vivavoce.apps.clips import Stage
 from vivavoce.apps.posting import GROUPS, PAIRS
 from vivavoce.apps.prefer.app import create_app
@@ -23,6 +23,7 @@ from vivavoce.train.rollout import RolloutRecipe, as_recorded, rollouts
 if TYPE_CHECKING:
     from vivavoce.apps.cli import Prefer
 
+SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 20.0  # of a take; pair_dpo learns from windows of up to the former
 CLIPS = "clips"  # in the output folder, beside the takes and the answers
 
 
@@ -31,8 +32,10 @@ def prefer(options: Prefer) -> None:
     for name, value, least in (("recordings", options.recordings, 1), ("takes", options.takes, 2)):
         if value < least:
             raise ValueError(f"--{name} is {value}: give {least} or more")
-    if not 1 <= options.seconds <= 20:
-        raise ValueError(f"--seconds is {options.seconds:g}: give 1 to 20")
+    if not SHORTEST_SECONDS <= options.seconds <= LONGEST_SECONDS:
+        raise ValueError(f"--seconds is {options.seconds:g}: give {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g}")
+    if not SMALLEST_SIZE <= options.size <= LARGEST_SIZE:
+        raise ValueError(f"--size is {options.size}: give {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
     clips = {clip.name: clip for clip in read_manifest(options.data, "train")}
     portrait = Portrait.open(options.portrait)
     with listen("127.0.0.1", options.port) as listening:
