@@ -25,7 +25,7 @@ from vivavoce.train.motion import MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe
 from vivavoce.train.post import PostRecipe, Windows, train_post
 from vivavoce.train.rollout import Rollout, RolloutRecipe, chosen, masked, read_rollouts, rollouts
-from vivavoce.train.verdict import against, judge_all
+from vivavoce.train.verdict import against, glance, judge_all, judge_clip
 
 LADDER = RolloutRecipe(count=5, seconds=3.0)
 
@@ -129,9 +129,16 @@ def test_interrupted_runs_give_the_weights_of_unbroken_ones(
     whole = trained(tmp_path / "whole", base, examples, rolled, model, **changes)
     recipe = PostRecipe(out=tmp_path / "broken", **{**SHORT, **changes})
     weight = weighing(base, model)
+
+    def watch(made: MotionGenerator) -> dict[str, float]:
+        return {"all": float(sum(weight.detach().double().sum() for weight in made.net.parameters()))}
+
     with pytest.raises(Stopped):
-        train_post(recipe, base, examples, rolled, LADDER, weight, stop, quiet)
-    broken = train_post(recipe, base, examples, rolled, LADDER, weight, quiet, quiet)
+        train_post(recipe, base, examples, rolled, LADDER, weight, stop, quiet, watch=watch)
+    broken = train_post(recipe, base, examples, rolled, LADDER, weight, quiet, quiet, watch=watch)
+    seen = [json.loads(line) for line in (tmp_path / "broken" / "judged.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in seen] == [2, 4, 6] and len({e["all"] for e in seen}) == 3
+    assert {"step": 6, **watch(MotionGenerator.load(broken))} == seen[-1]
     ours, theirs = load_file(broken), load_file(whole)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("broken", "whole")]
@@ -185,7 +192,7 @@ def test_damaged_takes_are_named(tmp_path: Path) -> None:
 
 def test_curves_show_a_log_of_one_entry_and_tables_a_group_of_one_clip(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
-    plot(tmp_path / "log.jsonl", tmp_path / "one.png")
+    plot([tmp_path / "log.jsonl", tmp_path / "judged.jsonl"], tmp_path / "one.png")
     drawn = np.asarray(Image.open(tmp_path / "one.png").convert("RGB")).astype(int)
     assert (np.ptp(drawn, axis=2) > 60).any()  # something in colour
     alone = {"GRID": {"lip_corr": Interval(value=0.5, low=float("nan"), high=float("nan"), count=1)}}
@@ -207,7 +214,14 @@ def test_verdicts_are_of_the_same_clips(base: MotionGenerator, examples: list[Ex
     assert [j.clip for j in judged] == [e.clip for e in examples]
     same = against(judged, judged)["all"]
     assert all(i.value == pytest.approx(0.0, abs=1e-9) for i in same.values())
+    seen = glance(base, examples, model)
+    assert seen.keys() == same.keys()
+    # One recording of each person, two takes: with as many of all recordings it would be the medians of the whole.
+    people = sorted({e.person for e in examples})
+    first = [judge_clip(base, [next(e for e in examples if e.person == person)], model, 2) for person in people]
+    assert seen["lip_corr"] == pytest.approx(np.nanmedian([j.figures["lip_corr"] for j in first]))
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    (tmp_path / "judged.jsonl").write_text(json.dumps({"step": 2, **seen}) + "\n")
     table = write_verdict(tmp_path, base, base, examples, model, quiet)
     assert "| lip_corr |" in table and (tmp_path / "training.png").stat().st_size > 1000
     assert json.loads((tmp_path / "verdict.json").read_text())["better"]["all"]["lip_corr"]["count"] == len(examples)

@@ -80,6 +80,7 @@ def train_post(options: cli_train.TrainPost) -> None:
     from vivavoce.apps.verdicts import write_verdict
     from vivavoce.generate import MotionGenerator
     from vivavoce.train.motion import MotionRecipe, prepare
+    from vivavoce.train.verdict import glance
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
@@ -93,7 +94,7 @@ def train_post(options: cli_train.TrainPost) -> None:
     with reporter() as report:
         motion = MotionRecipe(data=options.data, out=options.output)
         examples = {split: prepare(motion, split, model, encoder, report) for split in ("train", "val")}
-        weights = train(examples["train"], report)
+        weights = train(examples["train"], report, lambda made: glance(made, examples["val"], model))
         table = write_verdict(options.output, MotionGenerator.load(weights), base, examples["val"], model, report)
     print(table)
     print(f"{weights}: post-trained by {options.objective}")

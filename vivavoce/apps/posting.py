@@ -21,7 +21,7 @@ from vivavoce.train.data import Example, read_manifest
 from vivavoce.train.loop import claim
 from vivavoce.train.motion import MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
-from vivavoce.train.post import PostRecipe, identity_of, train_post
+from vivavoce.train.post import PostRecipe, Watch, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
 from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rollouts, rollouts
 from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from vivavoce.apps.cli_train import TrainPost
 
 Report = Bar | Lines
-Trainer = Callable[[Sequence[Example], Report], Path]
-"""Examples of the split `train` to weights."""
+Trainer = Callable[[Sequence[Example], Report, Watch], Path]
+"""Examples of the split `train` to weights, watched on the way."""
 
 PAIRS, GROUPS = "pairs.jsonl", "groups"  # of `vivavoce prefer`, in its output folder
 JUDGED_PIXELS = 256  # sides of what the judge sees
@@ -64,13 +64,13 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
     claim(recipe.out, identity_of(recipe, base))
     motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
 
-    def train(examples: Sequence[Example], report: Report) -> Path:
+    def train(examples: Sequence[Example], report: Report, watch: Watch) -> Path:
         if options.objective == "pair_dpo":
             rolled = preferred(_pairs(options), examples, report.say)
         else:
             rolled = rollouts(base, examples, ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report)
         weight = loss_weight(motion, base.layout, model, base.std)
-        return train_post(recipe, base, examples, rolled, ladder, weight, report, report.say)
+        return train_post(recipe, base, examples, rolled, ladder, weight, report, report.say, watch=watch)
 
     return train
 
@@ -92,7 +92,9 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     if options.judge is None or options.model is None or options.portrait is None:
         claim(recipe.out, identity_of(recipe, base))
         scorer = composed(REWARDS, base, model)
-        return lambda examples, report: train_policy(recipe, base, examples, [scorer], report, report.say)
+        return lambda examples, report, watch: train_policy(
+            recipe, base, examples, [scorer], report, report.say, watch=watch
+        )
     own = (options.weights or shipped()) / "face.safetensors"
     space = MotionSpace.load(own if own.is_file() else shipped() / own.name, shipped() / "renderer.safetensors")
     reference = space.reference(Portrait.open(options.portrait), size=JUDGED_PIXELS, crop=True)
@@ -102,7 +104,9 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     weights = {**{f"judge_{name}": 1.0 for name in CRITERIA}, **{name: WEIGHTS[name] for name in REGULARISERS}}
     recipe = replace(recipe, rewards=weights, **JUDGED_RECIPE)
     claim(recipe.out, identity_of(recipe, base))
-    return lambda examples, report: train_policy(recipe, base, as_recorded(examples), scorers, report, report.say)
+    return lambda examples, report, watch: train_policy(
+        recipe, base, as_recorded(examples), scorers, report, report.say, watch=watch
+    )
 
 
 def _pairs(options: TrainPost) -> Path:

@@ -13,6 +13,7 @@ from vivavoce.latent.mesh import FaceModel
 from vivavoce.metrics.confidence import Interval
 from vivavoce.train.data import Example
 from vivavoce.train.loop import mixed_precision
+from vivavoce.train.post import JUDGED
 from vivavoce.train.verdict import against, judge_all, summary
 
 Figures = Mapping[str, Mapping[str, Interval]]
@@ -30,7 +31,7 @@ def write_verdict(
     kept = {"figures": figures, "before": summary(before), "better": better}
     named = {k: {g: {n: asdict(i) for n, i in row.items()} for g, row in v.items()} for k, v in kept.items()}
     (folder / "verdict.json").write_text(json.dumps(named, indent=1))
-    plot(folder / "log.jsonl", folder / "training.png")
+    plot([folder / "log.jsonl", folder / JUDGED], folder / "training.png")
     return table(figures, better)
 
 
@@ -50,17 +51,22 @@ def _gain(interval: Interval) -> str:
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" + ("*" if interval.excludes_zero else "")
 
 
-def plot(log: Path, picture: Path) -> None:
-    """Each of the logged figures over the steps."""
+def plot(logs: Sequence[Path], picture: Path) -> None:
+    """Each of the logged figures over the steps, a row for each log that is there."""
     from matplotlib.figure import Figure
 
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
-    names = [name for name in entries[0] if name != "step"]
-    figure = Figure(figsize=(2.6 * len(names), 2.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    told = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs if log.exists()]
+    rows = [(entries, [name for name in entries[0] if name != "step"]) for entries in told]
+    columns = max(len(names) for _, names in rows)
+    figure = Figure(figsize=(2.6 * columns, 2.4 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for (entries, names), row in zip(rows, panels, strict=True):
         steps = [e["step"] for e in entries]
-        axes.plot(steps, [e[name] for e in entries], linewidth=1.2, marker="." if len(steps) < FEW else "")
-        axes.set_xlabel("step", fontsize=8)
-        axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.tick_params(labelsize=7)
+        for axes, name in zip(row, names, strict=False):
+            axes.plot(steps, [e[name] for e in entries], linewidth=1.2, marker="." if len(steps) < FEW else "")
+            axes.set_xlabel("step", fontsize=8)
+            axes.set_title(name.replace("_", " "), fontsize=9)
+            axes.tick_params(labelsize=7)
+        for axes in row[len(names) :]:
+            axes.set_axis_off()
     figure.savefig(picture, dpi=110)

@@ -30,7 +30,7 @@ from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget
 from vivavoce.train.motion import cut
 from vivavoce.train.objectives import Loss, advantages, grpo
-from vivavoce.train.post import distance, identity_of, save, with_network
+from vivavoce.train.post import JUDGED, Watch, distance, identity_of, look, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes
 
 TRIES = 8  # batches without any group that a reward tells apart, until training gives up
@@ -285,10 +285,11 @@ def told_apart(
 
 def train_policy(
     recipe: PolicyRecipe, base: MotionGenerator, examples: Sequence[Example], scorers: Sequence[Scorer], progress: Progress,
-    report: Callable[[str], None],
+    report: Callable[[str], None], *, watch: Watch | None = None,
 ) -> Path:
     """Train with checkpoints; returns the weights' path. What to watch goes to ``out/log.jsonl``: the rewards' means, groups that
-    were dropped, ratios, clipped steps, KL. A run that is interrupted and started again gives the curves of one that was not."""
+    were dropped, ratios, clipped steps, KL; what ``watch`` says at every checkpoint to ``out/judged.jsonl``. A run that is
+    interrupted and started again gives the curves of one that was not."""
     if recipe.draws > base.windows.steps:
         raise ValueError(f"{recipe.draws} draws in {base.windows.steps} solver steps: give as many or fewer")
     claim(recipe.out, identity_of(recipe, base))
@@ -300,6 +301,7 @@ def train_policy(
     if run.restore():
         report(f"going on at step {run.step}")
     forget(log, run.step)
+    forget(recipe.out / JUDGED, run.step)
     moments = Moments(base, examples, recipe)
     seen: list[dict[str, float]] = []
     while not run.done:
@@ -318,6 +320,7 @@ def train_policy(
                 file.write(json.dumps(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
+            look(watch, recipe.out, run, base)
             run.save()
     settings = {k: v for k, v in asdict(recipe).items() if k != "out"}
     made = with_network(base, run.averaged(), base.windows.amplitude)  # rewards saw motion with these: they are not matched

@@ -27,6 +27,10 @@ from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, ma
 Objective = Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 MATCHED = 24  # rollouts over which amplitudes are matched
+JUDGED = "judged.jsonl"
+
+Watch = Callable[[MotionGenerator], Mapping[str, float]]
+"""Figures of a network that is still learning, such as `verdict.glance` on the split `val`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +161,13 @@ def rewards_of(ratios: Sequence[float], recorded: bool, count: int) -> Float[Ten
 
 def train_post(
     recipe: PostRecipe, base: MotionGenerator, examples: Sequence[Example], rolled: Sequence[Rollout],
-    ladder: RolloutRecipe, weighing: Float[Tensor, " d"], progress: Progress, report: Callable[[str], None],
+    ladder: RolloutRecipe, weighing: Float[Tensor, " d"], progress: Progress, report: Callable[[str], None], *,
+    watch: Watch | None = None,
 ) -> Path:
     """Post-train with checkpoints; returns the weights' path. ``weighing``: of packed numbers (`motion.loss_weight`).
 
-    What to watch goes to ``out/log.jsonl``. A run that is interrupted and started again gives the weights of one that was not.
+    What to watch goes to ``out/log.jsonl``, and what ``watch`` says at every checkpoint to ``out/judged.jsonl``. A run that is
+    interrupted and started again gives the weights of one that was not.
     """
     claim(recipe.out, identity_of(recipe, base))
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
@@ -173,6 +179,7 @@ def train_post(
     if run.restore():
         report(f"going on at step {run.step}")
     forget(log, run.step)
+    forget(recipe.out / JUDGED, run.step)
     windows = Windows(base, examples, rolled, ladder, recipe, weighing)
     fields = [policy_of(n, base.style) for n in (net, reference)]
     seen: list[dict[str, float]] = []
@@ -191,6 +198,7 @@ def train_post(
                 file.write(json.dumps(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
+            look(watch, recipe.out, run, base)
             run.save()
     made = with_network(base, run.averaged(), base.windows.amplitude)
     with mixed_precision():
@@ -217,6 +225,15 @@ def objective(
         )
     rewards = rewards_of(ratios, recipe.recorded, len(rungs.noise))
     return forward_process(policy, reference, rungs, rewards, beta=1.0, sft_weight=recipe.sft_weight)
+
+
+def look(watch: Watch | None, out: Path, run: Run[MotionTransformer], base: MotionGenerator) -> None:
+    """Add what ``watch`` says of the averaged network, at the base's amplitudes, to the folder's file."""
+    if watch is not None:
+        with mixed_precision():
+            figures = watch(with_network(base, run.averaged(), base.windows.amplitude))
+        with (out / JUDGED).open("a") as file:
+            file.write(json.dumps({"step": run.step, **figures}) + "\n")
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from vivavoce.train.ablation import curves, group_of
 from vivavoce.train.data import Example, Progress
 
 TAKES = 3  # motions of each recording, of seeds 0 and on
+GLANCED, GLANCES = 12, 2  # people that a glance looks at, and motions of a recording of each
 HIGHER = ("lip_corr", "width_corr", "closure_f1")
 RATIOS = ("lip_gain", "brow_ratio", "head_ratio", "dynamic", "jerk")  # to the recording's: 1 is best
 MESH = "mesh_frechet"
@@ -59,12 +60,25 @@ def judge_all(
     return found
 
 
+def glance(generator: MotionGenerator, examples: Sequence[Example], model: FaceModel) -> dict[str, float]:
+    """Medians over the first recording of each of a few people, and Mesh-FID: what can be looked at during training."""
+    first: dict[str, str] = {}
+    for example in examples:
+        if example.speech is not None:
+            first.setdefault(example.person, example.clip)
+    clips = list(first.values())[:: max(1, len(first) // GLANCED)]
+    of_clips = [[e for e in examples if e.clip == clip and e.speech is not None] for clip in clips]
+    judged = [judge_clip(generator, parts, model, GLANCES) for parts in of_clips]
+    medians = {name: float(np.nanmedian([j.figures[name] for j in judged])) for name in judged[0].figures}
+    return {**medians, MESH: _mesh_figure(judged, None)(np.arange(len(judged)))}
+
+
 @torch.inference_mode()
-def judge_clip(generator: MotionGenerator, parts: Sequence[Example], model: FaceModel) -> Judged:
-    """One clip; the takes' figures are of single takes."""
+def judge_clip(generator: MotionGenerator, parts: Sequence[Example], model: FaceModel, count: int = TAKES) -> Judged:
+    """One clip; the figures of its ``count`` takes are of single takes."""
     speech, stride = parts[0].speech, generator.net.config.levels.stride
     assert speech is not None
-    takes = generator.samples(speech[None], range(TAKES)).float()
+    takes = generator.samples(speech[None], range(count)).float()
     spans = [(p.first // stride, min(len(p.motion), takes.shape[1] - p.first // stride)) for p in parts]
     recorded = torch.cat([p.motion[:count] for p, (_, count) in zip(parts, spans, strict=True)])
     made = [torch.cat([take[first : first + count] for first, count in spans]) for take in takes]
@@ -134,7 +148,11 @@ def _groups(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
 
 
 def _mesh(judged: Sequence[Judged], base: Sequence[Judged] | None) -> Interval:
-    """Mesh-FID of a set, or 1 - its share of the base's."""
+    return bootstrap_of(len(judged), _mesh_figure(judged, base), resamples=500)
+
+
+def _mesh_figure(judged: Sequence[Judged], base: Sequence[Judged] | None) -> Callable[[np.ndarray], float]:
+    """Mesh-FID of those clips that are asked for, or 1 - its share of the base's."""
     mean, basis = principal(np.concatenate([j.real for j in judged]), COMPONENTS)
     real = [Moments.of((j.real - mean) @ basis) for j in judged]
     ours = [Moments.of((j.made - mean) @ basis) for j in judged]
@@ -146,4 +164,4 @@ def _mesh(judged: Sequence[Judged], base: Sequence[Judged] | None) -> Interval:
 
         return of(ours) if theirs is None else 1 - of(ours) / of(theirs)
 
-    return bootstrap_of(len(judged), figure, resamples=500)
+    return figure
