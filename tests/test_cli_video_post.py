@@ -14,7 +14,6 @@ from tests.video_processes import LEVELS, PARTS, recipe_of
 from vivavoce import animate_video
 from vivavoce.apps import cli
 from vivavoce.apps.parts import shipped
-from vivavoce.generate_video import VideoWindows
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.video import VideoSpace
@@ -22,6 +21,7 @@ from vivavoce.train import video_data
 from vivavoce.train.video import Stage, train_video
 from vivavoce.train.video_data import Base, make_cache
 from vivavoce.train.video_loop import make_accelerator
+from vivavoce.video_scene import VideoWindows
 
 pytest.importorskip("accelerate")
 

@@ -159,8 +159,8 @@ def train_video(options: cli_train.TrainVideo) -> None:
 
 
 def train_video_post(options: cli_train.TrainVideoPost) -> None:
-    """Takes of clips, then the recipe, each going on where an earlier run stopped; one of as many processes as `accelerate launch`
-    started, which share the takes."""
+    """Takes of clips, then the recipe, each going on where an earlier run stopped; one of as many processes as `accelerate
+    launch` started, which share the takes."""
     from vivavoce.animate_video import adapter_windows
     from vivavoce.train.video import ADAPTER
     from vivavoce.train.video_loop import make_accelerator

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vivavoce.generate_video import Scene, VideoGenerator, VideoWindows
+from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import POLICY
@@ -28,6 +28,7 @@ from vivavoce.train.rollout import masked
 from vivavoce.train.video_data import PER_PICTURE
 from vivavoce.train.video_post import VideoPostRecipe, opened
 from vivavoce.train.video_windows import Place, Windows
+from vivavoce.video_scene import Scene, VideoWindows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,9 @@ def chosen(windows: Windows, recipe: VideoRolloutRecipe) -> list[int]:
         if example.talks and example.latents >= recipe.shortest:
             people.setdefault(example.person, []).append(i)
     if not people:
-        raise ValueError(f"no clip of one who talks has {recipe.shortest} latents: ask for shorter ones, or give longer recordings")
+        raise ValueError(
+            f"no clip of one who talks has {recipe.shortest} latents: ask for shorter ones, or give longer recordings"
+        )
     rng = np.random.default_rng(recipe.seed)
     latents = [float(sum(windows.examples[i].latents for i in group)) for group in people.values()]
     share = np.array(latents) ** recipe.person_power
