@@ -171,8 +171,9 @@ class VideoAnimator:
             scene = self._faces(scene, reference, faces)
             if guide:
                 assert animator is not None
+                shown = f"{portrait.name}, at the video's {self.space.width} x {self.space.height} pixels,"
                 scene = self._guided(scene, reference, animator.animate(
-                    Portrait(image=reference.picture, name=portrait.name), voices[0], fps=self.space.spec.fps, seed=seed,
+                    Portrait(image=reference.picture, name=shown), voices[0], fps=self.space.spec.fps, seed=seed,
                     size=max(self.space.width, self.space.height), controls=controls or Controls(),
                 ), count, guide, progress)
         speech = [self._heard(voice, count) for voice in voices]
