@@ -14,13 +14,13 @@ import torch
 from tiny_base import save_adapter, save_base
 
 from vivavoce.animate_video import VideoAnimator, offload_layers, size_of
-from vivavoce.generate_video import VideoWindows
 from vivavoce.latent.space import Frame
 from vivavoce.latent.video import VideoSpace
 from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
 from vivavoce.nets import memory
 from vivavoce.nets.video_condition import Voice
+from vivavoce.video_scene import VideoWindows
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")

@@ -14,11 +14,12 @@ from tiny_wan_net import TEXT_WIDTH, load_tiny_wan, save_tiny_wan
 
 from vivavoce.flow.slide import integrate_sliding, windows
 from vivavoce.flow.solve import euler, integrate
-from vivavoce.generate_video import Scene, VideoGenerator, VideoWindows, latent_noise
+from vivavoce.generate_video import VideoGenerator, latent_noise
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
+from vivavoce.video_scene import Scene, VideoWindows
 
 pytest.importorskip("diffusers")
 

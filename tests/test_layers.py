@@ -23,16 +23,18 @@ BELOW: dict[str, set[str]] = {
     "latent": {"media", "flow", "graph", "components"},
     "generate": {"speech", "latent", "nets", "media", "flow", "graph"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},
-    "generate_video": {"generate", "latent", "nets", "flow"},
-    "animate_video": {"animate", "generate_video", "components", "speech", "latent", "nets", "media"},
+    "video_scene": {"latent", "nets"},
+    "generate_video": {"generate", "video_scene", "latent", "nets", "flow"},
+    "animate_video": {"animate", "generate_video", "video_scene", "components", "speech", "latent", "nets", "media"},
     "judge": {"animate", "generate", "speech", "latent", "metrics", "nets", "media", "flow"},
     "live": {"animate", "speech", "latent", "media"},
     "train": {
-        "judge", "animate", "generate_video", "generate", "components", "speech", "latent", "metrics", "nets", "media", "flow",
+        "judge", "animate", "generate_video", "video_scene", "generate", "components", "speech", "latent", "metrics", "nets",
+        "media", "flow",
     },
     "apps": {
-        FRONT_DOOR, "train", "judge", "live", "animate_video", "generate_video", "animate", "generate", "components", "speech",
-        "latent", "metrics", "nets", "media", "flow",
+        FRONT_DOOR, "train", "judge", "live", "animate_video", "generate_video", "video_scene", "animate", "generate",
+        "components", "speech", "latent", "metrics", "nets", "media", "flow",
     },
 }
 DATA = {"weights"}  # folders without code

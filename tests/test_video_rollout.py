@@ -89,6 +89,19 @@ def test_rollouts_are_kept_and_gone_on_with(
         video_rollouts(generator, windows, replace(recipe, seed=1), tmp_path, lambda *_: None)
 
 
+def test_processes_share_the_takes(generator: VideoGenerator, windows: Windows, tmp_path: Path) -> None:
+    recipe, shares = VideoRolloutRecipe(count=3, ratios=(0.0,), latents=5, shortest=5), []
+
+    def first() -> None:
+        shares.append(sorted(file.name for file in tmp_path.glob("*.safetensors")))
+        video_rollouts(generator, windows, recipe, tmp_path, lambda *_: None, process=0, processes=2)
+
+    shared = video_rollouts(generator, windows, recipe, tmp_path, lambda *_: None, process=1, processes=2, wait=first)
+    assert len(shares[0]) == 1 and len(shared) == 3
+    alone = video_rollouts(generator, windows, recipe, tmp_path / "alone", lambda *_: None)
+    assert all(a == b and torch.equal(one, other) for (a, one), (b, other) in zip(shared, alone, strict=True))
+
+
 def test_what_cannot_be_rolled_out_is_told(generator: VideoGenerator, windows: Windows, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give rising shares"):
         VideoRolloutRecipe(ratios=(0.4, 0.2))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vivavoce.animate import HIGHEST_FPS, LOWEST_FPS, Animator, Controls
 from vivavoce.components import load_part, module, part_folder, pipeline_folder, read_config, said
-from vivavoce.generate_video import Scene, VideoGenerator, VideoWindows
+from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.prompts import STATES, image_states, text_states
 from vivavoce.latent.regions import speaker_masks
 from vivavoce.latent.skeleton import driven_skeleton, find_skeleton
@@ -40,6 +40,7 @@ from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.speech.encoders import reopen
 from vivavoce.speech.sound import at_rate
+from vivavoce.video_scene import Scene, VideoWindows
 
 DEFAULT_LONGEST = 512  # px: the longer side, unless asked otherwise
 PER_PICTURE = 2  # speech features, as the levels of video take them
@@ -170,8 +171,9 @@ class VideoAnimator:
             scene = self._faces(scene, reference, faces)
             if guide:
                 assert animator is not None
+                shown = f"{portrait.name}, at the video's {self.space.width} x {self.space.height} pixels,"
                 scene = self._guided(scene, reference, animator.animate(
-                    Portrait(image=reference.picture, name=portrait.name), voices[0], fps=self.space.spec.fps, seed=seed,
+                    Portrait(image=reference.picture, name=shown), voices[0], fps=self.space.spec.fps, seed=seed,
                     size=max(self.space.width, self.space.height), controls=controls or Controls(),
                 ), count, guide, progress)
         speech = [self._heard(voice, count) for voice in voices]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -16,137 +15,16 @@ from vivavoce.flow.path import VelocityField, interpolate
 from vivavoce.flow.slide import integrate_sliding
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.generate import frame_noise
-from vivavoce.latent.space import Frame
 from vivavoce.latent.stills import known_pictures, known_then_grey
-from vivavoce.latent.video import DecoderState, VideoReference, VideoSpace
+from vivavoce.latent.video import VideoSpace
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
+from vivavoce.video_scene import Scene, VideoState, VideoWindows, Window
 
-GUIDED = ("text", "reference", "speech", "identity", "skeleton", "intensity")
 Count = Callable[[int, int | None], None]
 """Told (steps done, steps in all or None while the sound has not ended)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoWindows:
-    """How a velocity field becomes a video.
-
-    ``latents``: of a window, known ones included. ``length``: "prefix" makes one window after the other, each with the last
-    ``prefix`` latents before it clean, and can stream; "slide" solves the whole video at once in windows that begin ``slide``
-    latents later in every step (`flow.slide`), each with the reference in front. ``opening``: with "prefix", windows that go on
-    are built as if they began a video, which is all that a base by itself knows: behind the reference picture, or, where a base
-    is told of pictures, with the latest ones encoded afresh. Adapters learn to go on without (`train.video_windows`).
-
-    ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
-    (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
-    the mean and the spread of each channel of a window are led back to those of the first window, against drift of colour.
-    """
-
-    latents: int = 21
-    prefix: int = 2
-    length: Literal["prefix", "slide"] = "prefix"
-    slide: int = 7
-    opening: bool = True
-    steps: int = 30
-    shift: float = 5.0
-    guidance: Mapping[str, float] = field(default_factory=lambda: {"text": 5.0, "speech": 3.0})
-    steady: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.length not in ("prefix", "slide"):
-            raise ValueError(f"length is {self.length!r}: give prefix or slide")
-        if not 1 <= self.prefix < self.latents - 1:
-            raise ValueError(
-                f"windows of {self.latents} latents with a prefix of {self.prefix} were asked for: give a prefix of 1 or more, "
-                f"and windows that are longer by two at least"
-            )
-        if not self.slide >= 1:
-            raise ValueError(f"windows that slide by {self.slide} latents were asked for: give 1 or more")
-        if not 1 <= self.steps <= 1000:
-            raise ValueError(f"{self.steps} solver steps were asked for: give 1 to 1000")
-        if not self.shift > 0:
-            raise ValueError(f"a schedule's shift of {self.shift} was asked for: give more than 0; 1 is none")
-        if not 0 <= self.steady <= 1:
-            raise ValueError(f"steady is {self.steady}: give 0 (windows as they come) to 1")
-        if unknown := sorted(set(self.guidance) - set(GUIDED)):
-            raise ValueError(f"guidance by {unknown[0]!r} was asked for: give some of {', '.join(GUIDED)}")
-
-    def times(self, begin: float = 0.0) -> list[float]:
-        """Flow times of the steps, evenly spaced in sigma before the shift, from ``begin`` on."""
-        sigmas = (1 - i / self.steps for i in range(self.steps + 1))
-        times = [1 - self.shift * sigma / (1 + (self.shift - 1) * sigma) for sigma in sigmas]
-        return [begin, *(time for time in times if time > begin + 1e-6)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a video is made of besides speech and noise; see `VideoTransformer.listen`. The network must take what is given.
-
-    ``event``: shape of a latent. ``reference``: the picture that the video begins with. ``masks``: one for each speaker, on the
-    grid of latents; None for the only one. ``skeleton``: of every picture; past its end the last one stays. ``guide``: latents of
-    another video that this one follows, from flow time ``begin`` on, in place of pure noise; past its end the last one stays.
-    """
-
-    event: tuple[int, ...]
-    text: Float[Tensor, "1 n k"]
-    no_text: Float[Tensor, "1 n k"] | None = None
-    reference: VideoReference | None = None
-    image: Float[Tensor, "1 m i"] | None = None
-    masks: tuple[Float[Tensor, "h w"] | None, ...] = (None,)
-    face: Float[Tensor, "1 c y x"] | None = None
-    face_mask: Float[Tensor, "h w"] | None = None
-    skeleton: Float[Tensor, "T j 3"] | None = None
-    intensity: Float[Tensor, "1 2"] | None = None
-    guide: Float[Tensor, "1 t c h w"] | None = None
-    begin: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.begin < 1:
-            raise ValueError(f"a flow that begins at {self.begin} was asked for: give 0 (pure noise) to less than 1 (the guide)")
-        assert self.begin == 0 or self.guide is not None, "there is nothing to begin with but noise"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoState:
-    """What the generation of one video remembers. Never changed.
-
-    ``heard``: of each speaker, features from number ``first`` on. ``memories``: their utterances so far. ``count``: features so
-    far. ``known``: the latest latents, ``done`` of them in all. ``level``: mean and deviation of the first window's channels.
-    ``shown``, ``tail``: for bases that are told of pictures, the decoder after the latest latents, and the latest pictures.
-    """
-
-    scene: Scene
-    heard: tuple[Float[Tensor, "s v"], ...]
-    memories: tuple[Memory, ...]
-    first: int
-    count: int = 0
-    known: Float[Tensor, "1 p c h w"]
-    done: int = 0
-    level: tuple[Tensor, Tensor] | None = None
-    shown: DecoderState | None = None
-    tail: tuple[Frame, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Window:
-    """Latents ``first`` to ``last`` (not included) of the video, of which ``known`` are there already. ``head``: the number of
-    the latent whose one last picture the window begins with, as a video begins with one; None where it begins with four."""
-
-    first: int
-    last: int
-    known: int
-    head: int | None
-
-    @property
-    def start(self) -> int:
-        """Its first picture."""
-        return PICTURES * self.first - PICTURES + 1 if self.head is None else PICTURES * self.head
-
-    @property
-    def pictures(self) -> int:
-        return PICTURES * (self.last - 1) + 1 - self.start
 
 
 class VideoGenerator:
@@ -240,7 +118,7 @@ class VideoGenerator:
             memories.append(after)
         return replace(state, heard=tuple(heard), memories=tuple(memories), count=count)
 
-    def _next(self, state: VideoState, total: int | None) -> _Window:
+    def _next(self, state: VideoState, total: int | None) -> Window:
         """The window that goes on after what is done."""
         known = min(self.windows.prefix, state.done)
         first, size = state.done - known, self.windows.latents
@@ -253,7 +131,7 @@ class VideoGenerator:
             head, last = first, first + size
         else:
             head, last = first - 1, first - 1 + size
-        return _Window(first=first, last=last if total is None else min(last, total), known=known, head=head)
+        return Window(first=first, last=last if total is None else min(last, total), known=known, head=head)
 
     def _windows_left(self, state: VideoState, total: int) -> int:
         left = 0
@@ -266,13 +144,13 @@ class VideoGenerator:
         """Steps of one window."""
         return len(self.windows.times(scene.begin)) - 1
 
-    def _needs(self, window: _Window) -> int:
+    def _needs(self, window: Window) -> int:
         """The number behind the last feature that a window has to hear."""
         stride, lookahead = (2, 0) if self.levels is None else (self.levels.stride, self.levels.lookahead)
         return stride * (window.start + window.pictures - 1) + 1 + lookahead
 
     def _made(
-        self, window: _Window, state: VideoState, seed: int, progress: Count
+        self, window: Window, state: VideoState, seed: int, progress: Count
     ) -> tuple[Float[Tensor, "1 n c h w"], VideoState]:
         """The latents of a window that were not known, and the state behind it."""
         scene = state.scene
@@ -296,7 +174,7 @@ class VideoGenerator:
             after = self._watched(new, after)
         return new, self._forgotten(after)
 
-    def _clean(self, window: _Window, state: VideoState) -> tuple[Float[Tensor, "1 p c h w"], int]:
+    def _clean(self, window: Window, state: VideoState) -> tuple[Float[Tensor, "1 p c h w"], int]:
         """What is known of a window, and how many latents in front of it that is not the window's own."""
         known, reference = state.known[:, state.known.shape[1] - window.known :].to(self.device), state.scene.reference
         if window.first + window.known == 0 and reference is not None:
@@ -306,7 +184,7 @@ class VideoGenerator:
             return torch.cat([reference.latent.to(self.device), known], 1), 1
         return known, 0
 
-    def _still(self, window: _Window, state: VideoState) -> Float[Tensor, "1 t s h w"]:
+    def _still(self, window: Window, state: VideoState) -> Float[Tensor, "1 t s h w"]:
         """Masks and latents of the pictures that a window begins with: the reference, or the latest that were made."""
         reference, count = state.scene.reference, window.last - window.first
         if reference is None:
@@ -341,14 +219,14 @@ class VideoGenerator:
         spare = max(needed - state.first, 0)
         return replace(state, heard=tuple(part[spare:].clone() for part in state.heard), first=state.first + spare)
 
-    def _cut(self, heard: Float[Tensor, "s v"], first: int, window: _Window) -> Float[Tensor, "n v"]:
+    def _cut(self, heard: Float[Tensor, "s v"], first: int, window: Window) -> Float[Tensor, "n v"]:
         """What a window hears."""
         if self.levels is None:
             return heard[:0]
         return heard[self.levels.stride * window.start - self.levels.history - first : self._needs(window) - first]
 
     def _listen(
-        self, scene: Scene, heard: Sequence[Float[Tensor, "n v"]], window: _Window, still: Float[Tensor, "1 t s h w"] | None
+        self, scene: Scene, heard: Sequence[Float[Tensor, "n v"]], window: Window, still: Float[Tensor, "1 t s h w"] | None
     ) -> VideoCondition:
         frames = -(-window.pictures // PICTURES)
 
@@ -409,7 +287,7 @@ class VideoGenerator:
         """The whole video at once. Every latent hears what is its own, whichever window it is in."""
         scene, state = state.scene, self._heard(speech, state, last=True)
         total, reference, stills = _latents(state.count), scene.reference, self.net.stills > 0
-        window = _Window(first=0, last=total, known=0, head=0)
+        window = Window(first=0, last=total, known=0, head=0)
         size = self.windows.latents
         still = self._still(replace(window, last=min(size + 1, total)), state) if stills else None
         condition = self._listen(scene, [self._cut(part, state.first, window) for part in state.heard], window, still)

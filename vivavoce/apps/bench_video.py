@@ -20,7 +20,7 @@ import torch
 from vivavoce.animate_video import Progress
 from vivavoce.apps.stages import peak
 from vivavoce.components import module
-from vivavoce.generate_video import Scene, VideoGenerator, VideoWindows
+from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.prompts import STATES
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.levels import LevelsConfig
@@ -31,6 +31,7 @@ from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.nets.wan import BASES, Base
 from vivavoce.speech.encoders import ANALYSIS, open_encoder
+from vivavoce.video_scene import Scene, VideoWindows
 
 SHORTEST = 17  # pictures
 PUBLISHED = {"ReFree-S2V": (30.6, 0.7), "Sonic": (13.8, 0.8), "FantasyTalking": (36.1, 0.2), "Hallo3": (48.3, 0.1)}

@@ -149,6 +149,36 @@ class TrainVideo(Learning, Recordings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainVideoPost(Learning):
+    """Post-train a video network that learned to speak on what it makes itself: takes of clips, some of which could hear less."""
+
+    run_folder: Annotated[Positional[Path], arg(name="run", metavar="RUN", help_behavior_hint="")]
+    """Folder that `vivavoce train video` filled: its clips' latents, and its adapter."""
+    output: Folder
+    """Folder for takes, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
+    base: Annotated[str, arg(metavar="PATH|HUB_ID")]
+    """The base that the adapter was trained with, as for `vivavoce train video`; RUN itself after --from-nothing."""
+    adapter: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the one in RUN)")] = None
+    """What is post-trained."""
+    objective: Literal["sft", "ladder_dpo", "forward_process"] = "ladder_dpo"
+    """How: supervised, by ReFree-S2V's ladder of masked speech, or by DiffusionNFT with rewards from the ladder."""
+    clips: Annotated[int, arg(metavar="N")] = 24
+    """Clips of which takes are made, three of each."""
+    batch: Annotated[int, arg(metavar="N")] = 1
+    """Windows of video per process and update; each is seen four times, as recorded and in each take."""
+
+    def check(self) -> None:
+        for name, value in (("clips", self.clips), ("batch", self.batch), ("steps", self.steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}: give 1 or more")
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_train
+
+        return commands_train.train_video_post
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSync(Learning, SplitRecordings):
     """Train the sync expert, which judges whether lips move as the sound says."""
 
@@ -176,6 +206,7 @@ class Train:
         | Annotated[TrainPost, subcommand("post")]
         | Annotated[TrainSync, subcommand("sync")]
         | Annotated[TrainVideo, subcommand("video")]
+        | Annotated[TrainVideoPost, subcommand("video-post")]
     )
 
     def run(self) -> None:

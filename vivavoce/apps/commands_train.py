@@ -158,6 +158,45 @@ def train_video(options: cli_train.TrainVideo) -> None:
         print(f"{weights}: trained for {recipe.steps} steps")
 
 
+def train_video_post(options: cli_train.TrainVideoPost) -> None:
+    """Takes of clips, then the recipe, each going on where an earlier run stopped; one of as many processes as `accelerate
+    launch` started, which share the takes."""
+    from vivavoce.animate_video import adapter_windows
+    from vivavoce.train.video import ADAPTER
+    from vivavoce.train.video_loop import make_accelerator
+    from vivavoce.train.video_post import VideoPostRecipe, post_train_video
+    from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, video_rollouts
+
+    adapter, cache = options.adapter or options.run_folder / ADAPTER, options.run_folder / "latents"
+    require_file(cache / "cache.json", "latents of `vivavoce train video`")
+    windows = adapter_windows(adapter)  # before anything large is loaded
+    recipe = VideoPostRecipe(
+        base=options.base, adapter=adapter, cache=cache, out=options.output, objective=options.objective, batch=options.batch,
+        seed=options.seed,
+    )
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    accelerator = make_accelerator()
+    first = accelerator.is_main_process
+    if accelerator.num_processes == 1:
+        torch.set_num_threads(1)
+    with reporter() as report:
+        watch, say = (report, report.say) if first else (_unwatched, _unsaid)
+        generator, drawn = policy_of(recipe, windows, accelerator)
+        ladder = VideoRolloutRecipe(
+            count=options.clips, ratios=recipe.ratios, shortest=drawn.config.latents, latents=3 * drawn.config.latents,
+            seed=options.seed,
+        )
+        rolled = video_rollouts(
+            generator, drawn, ladder, options.output / "takes", watch, process=accelerator.process_index,
+            processes=accelerator.num_processes, wait=accelerator.wait_for_everyone,
+        )
+        del generator, drawn
+        weights = post_train_video(recipe, rolled, accelerator, watch, say)
+    if first:
+        print(f"{weights}: post-trained by {options.objective} for {recipe.steps} steps")
+
+
 def _unwatched(_: str, __: int, ___: int) -> None:
     """What a process does that is not the first."""
 

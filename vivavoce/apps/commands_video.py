@@ -17,13 +17,13 @@ from vivavoce.animate import Animator, Controls
 from vivavoce.animate_video import DEFAULT_LONGEST, VideoAnimator, adapter_windows, size_of
 from vivavoce.apps import interrupt
 from vivavoce.apps.progress import Bar, Lines, reporter
-from vivavoce.generate_video import VideoWindows
 from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, probe_audio
 from vivavoce.media.files import check_writable
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output
+from vivavoce.video_scene import VideoWindows
 
 if TYPE_CHECKING:
     from vivavoce.apps import cli, cli_bench

@@ -247,7 +247,7 @@ def metadata_of(
 
 
 def finish(recipe: VideoRecipe, training: Training, net: VideoTransformer, metadata: Mapping[str, str], accelerator: Any) -> Path:
-    """The averaged weights as files: the adapter, and the base where it learned, with the autoencoder it belongs to."""
+    """The averaged weights as files: the adapter, and the base where it learned, with the parts it goes with."""
     path = recipe.out / ADAPTER
     with training.averaged():
         state = training.state()
@@ -265,6 +265,7 @@ def _save_base(recipe: VideoRecipe, net: VideoTransformer, state: Mapping[str, T
     made: Any = type(net.base).from_config(base_config(net.base))
     made.load_state_dict({key.removeprefix("base."): v for key, v in state.items() if key.startswith("base.")})
     made.save_pretrained(recipe.out / "transformer")
-    vae = Path(recipe.base) / "vae"
-    if vae.is_dir():
-        shutil.copytree(vae, recipe.out / "vae", dirs_exist_ok=True)
+    for part in ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor"):  # as they were learned with
+        folder = Path(recipe.base) / part
+        if folder.is_dir() and folder.resolve() != (recipe.out / part).resolve():
+            shutil.copytree(folder, recipe.out / part, dirs_exist_ok=True)

@@ -7,9 +7,10 @@ come ranked, the best first.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vivavoce.generate_video import Scene, VideoGenerator
+from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import POLICY
 from vivavoce.train.data import Progress
 from vivavoce.train.rollout import masked
 from vivavoce.train.video_data import PER_PICTURE
+from vivavoce.train.video_post import VideoPostRecipe, opened
 from vivavoce.train.video_windows import Place, Windows
+from vivavoce.video_scene import Scene, VideoWindows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,20 @@ class VideoRolloutRecipe:
     def __post_init__(self) -> None:
         if not self.ratios or list(self.ratios) != sorted(self.ratios) or not 0 <= self.ratios[0] <= self.ratios[-1] <= 1:
             raise ValueError(f"takes without {list(self.ratios)} of the speech were asked for: give rising shares from 0 to 1")
+
+
+def policy_of(recipe: VideoPostRecipe, plan: VideoWindows, accelerator: Any) -> tuple[VideoGenerator, Windows]:
+    """What a recipe begins with, as a generator of takes, and its windows of the cache. In the precision of inference."""
+    _, net, windows = opened(recipe, accelerator)
+    if accelerator.mixed_precision == "bf16":
+        net.own.to(torch.bfloat16)
+    height, width, fps = windows.common.stamp["size"]
+    space = None
+    if net.stills:
+        space = VideoSpace.load(recipe.base, height=height, width=width, fps=fps, device=accelerator.device)
+    return VideoGenerator(
+        net.to(accelerator.device), plan, silence=windows.common.silence, space=space, device=accelerator.device
+    ), windows
 
 
 def masked_takes(
@@ -69,7 +86,9 @@ def chosen(windows: Windows, recipe: VideoRolloutRecipe) -> list[int]:
         if example.talks and example.latents >= recipe.shortest:
             people.setdefault(example.person, []).append(i)
     if not people:
-        raise ValueError(f"no clip of one who talks has {recipe.shortest} latents: ask for shorter ones")
+        raise ValueError(
+            f"no clip of one who talks has {recipe.shortest} latents: ask for shorter ones, or give longer recordings"
+        )
     rng = np.random.default_rng(recipe.seed)
     latents = [float(sum(windows.examples[i].latents for i in group)) for group in people.values()]
     share = np.array(latents) ** recipe.person_power
@@ -98,35 +117,47 @@ def scene_of(windows: Windows, number: int, latents: int, space: VideoSpace | No
 
 
 def video_rollouts(
-    generator: VideoGenerator, windows: Windows, recipe: VideoRolloutRecipe, folder: Path, progress: Progress
+    generator: VideoGenerator, windows: Windows, recipe: VideoRolloutRecipe, folder: Path, progress: Progress, *,
+    process: int = 0, processes: int = 1, wait: Callable[[], None] = lambda: None,
 ) -> list[tuple[int, Float[Tensor, "k t c h w"]]]:
     """Takes of clips with the clips' numbers, each kept in ``folder`` as soon as it is made (half precision), so that an
-    interrupted call goes on. ValueError where the folder holds those of another recipe or network."""
+    interrupted call goes on. Of several processes each makes its share, and ``wait`` lasts until all have.
+
+    ValueError where the folder holds those of another recipe or network.
+    """
+    numbers = chosen(windows, recipe)  # before the folder is made
     folder.mkdir(parents=True, exist_ok=True)
     plan = {**vars(generator.windows), "guidance": dict(generator.windows.guidance)}
     stamp = json.dumps({**vars(recipe), "windows": plan, "weights": fingerprint(generator)}, default=list)
     setting = folder / "recipe.json"
     if setting.exists() and setting.read_text() != stamp:
         raise ValueError(f"{folder} holds rollouts of another recipe or network: give another folder, or remove it")
-    setting.write_text(stamp)
-    numbers, found = chosen(windows, recipe), []
-    for done, number in enumerate(numbers):
-        progress("rollouts", done, len(numbers))
-        file = folder / f"{number}.safetensors"
+    if process == 0 and not setting.exists():
+        partial = setting.with_suffix(".part")
+        partial.write_text(stamp)
+        partial.rename(setting)
+    own = numbers[process::processes]
+    for done, number in enumerate(own):
+        progress("rollouts", done, len(own))
+        file = _file(folder, number)
         if not file.exists():
             takes = _rolled(generator, windows, number, recipe)
             partial = file.with_suffix(".part")
             save_file({"takes": takes.half().contiguous()}, partial)
             partial.rename(file)
-        found.append((number, read_takes(file)))
-    progress("rollouts", len(numbers), len(numbers))
-    return found
+    progress("rollouts", len(own), len(own))
+    wait()
+    return [(number, read_takes(_file(folder, number))) for number in numbers]
 
 
 def read_takes(file: Path) -> Float[Tensor, "k t c h w"]:
     """Those that `video_rollouts` kept in a file."""
     with safe_open(file, framework="pt") as kept:
         return kept.get_tensor("takes").float()
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number}.safetensors"
 
 
 def fingerprint(generator: VideoGenerator) -> str:
