@@ -101,15 +101,17 @@ class VideoVAERecipe:
     """How the autoencoder is trained; for how the shipped one was, see its card.
 
     ``out``: checkpoint, log and, in the end, the folder ``vae``; a second call goes on where the first one stopped. Small
-    windows, mostly of mouths, come first, because it is steps that count then; long clips last, because they are long in use.
+    windows, mostly of mouths, come first, because it is steps that count then; longer clips later: a network that saw two latents
+    only gives ever more contrast to those that follow.
     ``divergence_weight``: of the mean over latents, in nats.
     """
 
     out: Path
     steps: int = 3000
     stages: tuple[Stage, ...] = (
-        Stage(share=0.5, side=64, frames=5, batch=4), Stage(share=0.25, side=64, frames=9, batch=6),
-        Stage(share=0.2, side=None, frames=9, batch=2), Stage(share=0.05, side=None, frames=21, batch=1),
+        Stage(share=0.25, side=64, frames=5, batch=4), Stage(share=0.3, side=64, frames=9, batch=4),
+        Stage(share=0.2, side=64, frames=17, batch=3), Stage(share=0.15, side=None, frames=9, batch=2),
+        Stage(share=0.1, side=None, frames=21, batch=1),
     )
     shape: VAEShape = VAEShape()
     learning_rate: float = 2e-3
