@@ -17,6 +17,7 @@ pytest.importorskip("diffusers")
 from vivavoce.latent.topology import LANDMARKS, LIPS
 from vivavoce.media.video import VideoWriter, read_frames
 from vivavoce.train.data import Clip
+from vivavoce.train.muon import Muon
 from vivavoce.train.video_clips import (
     ClipConfig,
     ClipSampler,
@@ -125,6 +126,20 @@ def test_two_passes_equal_those_of_diffusers(frames: int) -> None:
         torch.testing.assert_close(mean, theirs.mean, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(log_variance, theirs.logvar, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(decode(vae, mean).clamp(-1, 1), vae.decode(mean).sample, atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_of_muon_goes_in_all_directions_alike() -> None:
+    """Of the gradient U S V^T a step takes U V^T, whatever S is, up to the iteration's tolerance; a bias takes Adam's."""
+    torch.manual_seed(0)
+    u, v = torch.linalg.qr(torch.randn(12, 12))[0], torch.linalg.qr(torch.randn(27, 27))[0][:12]
+    weight, bias = torch.nn.Parameter(torch.zeros(12, 3, 3, 3)), torch.nn.Parameter(torch.zeros(5))
+    weight.grad = (u @ torch.diag(torch.linspace(0.3, 3, 12)) @ v).view(12, 3, 3, 3)
+    bias.grad = torch.tensor([1.0, -2.0, 3.0, -0.1, 50.0])
+    Muon([weight, bias], lr=0.01, matrix_rate=10.0, weight_decay=0.0).step()
+    found = torch.linalg.svdvals(weight.detach().flatten(1))
+    assert float(found.min()) > 0.06 and float(found.max()) < 0.13
+    assert torch.cosine_similarity(-weight.detach().flatten(), (u @ v).flatten(), 0) > 0.95
+    torch.testing.assert_close(bias.detach(), -0.01 * bias.grad.sign())
 
 
 def test_latents_of_what_is_normal_are_normalised(tmp_path: Path) -> None:

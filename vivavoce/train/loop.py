@@ -39,13 +39,17 @@ class Run(Generic[N]):
     """A network on its way: optimiser, moving average of the weights, step, and their checkpoint in ``file``.
 
     ``companion``: other weights that go with it, such as a reference that follows; saved and restored, never updated here.
+    ``optimiser``: over the network's parameters, by default AdamW as the schedule says; its rates are set to the schedule's.
     """
 
-    def __init__(self, net: N, schedule: Schedule, file: Path, companion: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self, net: N, schedule: Schedule, file: Path, companion: Mapping[str, Tensor] | None = None,
+        optimiser: torch.optim.Optimizer | None = None,
+    ):
         self.net, self.schedule, self.file, self.step = net, schedule, file, 0
         self.companion = dict(companion or {})
         self.average = {k: v.clone() for k, v in net.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = optimiser or torch.optim.AdamW(
             net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.98)
         )
 

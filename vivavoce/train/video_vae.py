@@ -25,6 +25,7 @@ from torch import Tensor
 from vivavoce.latent.topology import LIPS, OVAL
 from vivavoce.train.data import Progress
 from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.muon import Muon
 from vivavoce.train.video_clips import ClipSampler, VideoClip
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class VAEShape:
             )
 
     def build(self) -> AutoencoderKLWan:
-        """A new network, its latents not normalised yet, and drawn with little noise: it would drown what they say at first."""
+        """A new network, its latents not normalised yet. Residual branches begin at zero, and latents are drawn with little
+        noise, which would drown what they say at first."""
         from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
         vae = AutoencoderKLWan(
@@ -69,6 +71,9 @@ class VAEShape:
             latents_std=[1.0] * self.channels,
         )
         with torch.no_grad():
+            for name, weight in vae.named_parameters():
+                if ".conv2." in name:
+                    weight.zero_()
             vae.quant_conv.weight[self.channels :] = 0
             vae.quant_conv.bias[self.channels :] = _FIRST_LOG_VARIANCE
         return vae
@@ -96,19 +101,21 @@ class VideoVAERecipe:
     """How the autoencoder is trained; for how the shipped one was, see its card.
 
     ``out``: checkpoint, log and, in the end, the folder ``vae``; a second call goes on where the first one stopped. Small
-    windows, mostly of mouths, come first, because it is steps that count then; long clips last, because they are long in use.
+    windows, mostly of mouths, come first, because it is steps that count then; longer clips later: a network that saw two latents
+    only gives ever more contrast to those that follow.
     ``divergence_weight``: of the mean over latents, in nats.
     """
 
     out: Path
-    steps: int = 4000
+    steps: int = 3000
     stages: tuple[Stage, ...] = (
-        Stage(share=0.5, side=64, frames=5, batch=4), Stage(share=0.25, side=64, frames=9, batch=6),
-        Stage(share=0.2, side=None, frames=9, batch=2), Stage(share=0.05, side=None, frames=21, batch=1),
+        Stage(share=0.25, side=64, frames=5, batch=4), Stage(share=0.3, side=64, frames=9, batch=4),
+        Stage(share=0.2, side=64, frames=17, batch=3), Stage(share=0.15, side=None, frames=9, batch=2),
+        Stage(share=0.1, side=None, frames=21, batch=1),
     )
     shape: VAEShape = VAEShape()
     learning_rate: float = 2e-3
-    warmup: int = 100
+    warmup: int = 50
     weight_decay: float = 0.01
     ema: float = 0.998
     gradient_weight: float = 1.0
@@ -283,10 +290,10 @@ def train_video_vae(
     """Trains, or goes on; writes and returns the folder ``out/vae``, which `AutoencoderKLWan.from_pretrained` reads."""
     recipe.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    run = Run(recipe.shape.build(), Schedule(
-        steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay,
-        ema=recipe.ema,
-    ), recipe.out / "vae.pt")
+    net = recipe.shape.build()
+    schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, ema=recipe.ema)
+    optimiser = Muon(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    run = Run(net, schedule, recipe.out / "vae.pt", optimiser=optimiser)
     if run.restore():
         say(f"going on at step {run.step}")
     samplers = {stage.frames: ClipSampler(clips, stage.frames, recipe.person_power) for stage in recipe.stages}
