@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_video_training import CONFIG
+from tiny_base import save_base
+from tiny_video import Loudness, make_recordings, quiet
+from video_processes import LEVELS, PARTS, recipe_of
 
-from tests.test_video_training import CONFIG
-from tests.tiny_base import save_base
-from tests.tiny_video import Loudness, make_recordings, quiet
-from tests.video_processes import LEVELS, PARTS, recipe_of
 from vivavoce import animate_video
 from vivavoce.apps import cli
 from vivavoce.apps.parts import shipped

@@ -19,7 +19,7 @@ from vivavoce.train.comparison import WAYS, Comparison, Finding, compare, findin
 from vivavoce.train.data import Example
 from vivavoce.train.preferences import best_and_worst, chosen_by
 from vivavoce.train.rollout import Rollout
-from vivavoce.train.scorers import CHOOSING
+from vivavoce.train.scorers import CHOOSING, rewarded
 
 
 def test_unknown_ways_and_no_steps_are_refused(tmp_path: Path) -> None:
@@ -37,12 +37,13 @@ def test_runs_are_made_once_and_told_in_tables_and_pictures(
     tmp_path: Path, base: MotionGenerator, model: FaceModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = replace(examples[0], clip="v", person="p")
-    comparison = Comparison(out=tmp_path, steps=4, seeds=2, ways=("sft", "pairs"), count=3)
-    monkeypatch.setitem(WAYS, "pairs", replace(WAYS["pairs"], recipe={**WAYS["pairs"].recipe, "batch": 2}))
+    comparison = Comparison(out=tmp_path, steps=4, seeds=2, ways=("sft", "pairs", "forward-scored"), count=3)
+    for name in ("pairs", "forward-scored"):
+        monkeypatch.setitem(WAYS, name, replace(WAYS[name], recipe={**WAYS[name].recipe, "batch": 2}))
     told: list[str] = []
     sets = {"train": examples, "val": [judged]}
     compare(comparison, base, model, sets, quiet, told.append)
-    assert [line for line in told if "seed" in line] == [f"{WAYS[w].says}, seed {s}" for s in (0, 1) for w in ("sft", "pairs")]
+    assert [line for line in told if "seed" in line] == [f"{WAYS[w].says}, seed {s}" for s in (0, 1) for w in comparison.ways]
 
     def again(*args: object) -> Path:
         raise AssertionError("a finished run was made again")
@@ -52,9 +53,9 @@ def test_runs_are_made_once_and_told_in_tables_and_pictures(
     with pytest.raises(ValueError, match="other weights or stretches: give another folder"):
         compare(replace(comparison, count=2), base, model, sets, quiet, told.append)
     found = findings(comparison)
-    assert {way: len(runs) for way, runs in found.items()} == {"sft": 2, "pairs": 2}
+    assert {way: len(runs) for way, runs in found.items()} == {"sft": 2, "pairs": 2, "forward-scored": 2}
     first = bench_post.write(found, tmp_path, "post-4")
-    assert first.count("\n") == 4 and WAYS["pairs"].says in first
+    assert first.count("\n") == 5 and WAYS["pairs"].says in first
     assert (tmp_path / "post-4.md").read_text().startswith("## ")
     for picture in ("post-4.png", "post-4-training.png"):
         assert (tmp_path / picture).stat().st_size > 5000
@@ -71,13 +72,18 @@ def test_cells_tell_mean_range_and_stars() -> None:
     assert lines[3].split(" | ")[2] == "-0.200 [-0.300, -0.100] *"
 
 
-def test_the_stand_in_prefers_what_is_nearer_to_the_recording(
+def test_the_stand_in_and_rewards_prefer_what_is_nearer_to_the_recording(
     base: MotionGenerator, model: FaceModel, examples: list[Example]
 ) -> None:
     number = next(i for i, e in enumerate(examples) if e.speech is not None)
     recorded = (examples[number].motion - base.mean) / base.std
     noise = torch.randn(recorded.shape, generator=torch.Generator().manual_seed(0))
     rolled = [Rollout(example=number, takes=torch.stack([recorded + 2 * noise, recorded, recorded + noise]))]
+    scored, = rewarded(rolled, examples, base, model)
+    assert scored.rewards is not None and float(scored.rewards.min()) >= 0 and float(scored.rewards.max()) <= 1
+    assert scored.rewards.argsort().tolist() == [0, 2, 1]  # the noisier, the worse
+    alike = Rollout(example=number, takes=recorded.expand(3, -1, -1))
+    assert rewarded([alike], examples, base, model) == []
     choices = chosen_by(CHOOSING, rolled, examples, base, model)
     assert [choice.takes for choice in choices] == [(0, 1), (0, 2), (1, 2)]
     (pair,) = best_and_worst(choices, rolled, examples)

@@ -19,6 +19,7 @@ from vivavoce.train.preferences import Answer, Choice
     ({"pairs": Path("x")}, "--objective pair_dpo, not forward_process"), ({"objective": "pair_dpo"}, "the file of answers of"),
     ({"judge": "http://x/v1"}, "--objective grpo, not forward_process"), ({"objective": "sft", "model": "m"}, "grpo, not sft"),
     ({"objective": "grpo", "judge": "http://x/v1", "model": "m"}, "give all three"),
+    ({"objective": "sft", "rewards": "scores"}, "--rewards goes with --objective forward_process, not sft"),
 ])
 def test_options_that_do_not_go_together(options: dict, complaint: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError), match=complaint):

@@ -93,7 +93,10 @@ class TrainPost(Recordings):
     """Folder for rollouts, checkpoints, the log and the weights; goes on where an earlier run in it stopped."""
     objective: Literal["sft", "ladder_dpo", "pair_dpo", "forward_process", "grpo"] = "forward_process"
     """How: supervised, by ReFree-S2V's ladder of masked speech, by what people preferred, by DiffusionNFT with rewards from the
-    ladder, or by GRPO with rewards from the recording or from a judge."""
+    ladder or from scorers, or by GRPO with rewards from the recording or from a judge."""
+    rewards: Literal["ladder", "scores"] = "ladder"
+    """For forward_process: how little of the speech a take was made without, or how near to the recording it is by grpo's
+    rewards."""
     pairs: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: pairs.jsonl in the output folder)")] = None
     """Answers of `vivavoce prefer`, for pair_dpo; the takes lie beside them."""
     judge: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None

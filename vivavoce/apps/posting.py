@@ -24,7 +24,7 @@ from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, Watch, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
 from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rollouts, rollouts
-from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed
+from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed, rewarded
 
 if TYPE_CHECKING:
     from vivavoce.apps.cli_train import TrainPost
@@ -34,6 +34,7 @@ Trainer = Callable[[Sequence[Example], Report, Watch], Path]
 """Examples of the split `train` to weights, watched on the way."""
 
 PAIRS, GROUPS = "pairs.jsonl", "groups"  # of `vivavoce prefer`, in its output folder
+SCORED_TAKES = 4  # of a stretch, that rewards compare
 JUDGED_PIXELS = 256  # sides of what the judge sees
 # A judge wants to see a sentence's worth, and each take costs a request.
 JUDGED_RECIPE: dict[str, Any] = {"groups": 2, "takes": 6, "windows": 4}
@@ -45,6 +46,8 @@ def check(options: TrainPost) -> None:
         require_file(_pairs(options), "file of answers of `vivavoce prefer`")
     elif options.pairs is not None:
         raise ValueError(f"--pairs goes with --objective pair_dpo, not {options.objective}: leave one of them out")
+    if options.rewards == "scores" and options.objective != "forward_process":
+        raise ValueError(f"--rewards goes with --objective forward_process, not {options.objective}: leave it out")
     told = [options.judge is not None, options.model is not None, options.portrait is not None]
     if any(told) and options.objective != "grpo":
         raise ValueError(f"--judge, --model and --portrait go with --objective grpo, not {options.objective}: leave them out")
@@ -58,17 +61,22 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
     if options.objective == "grpo":
         return _grpo(options, base, model)
     recipe = PostRecipe(
-        out=options.output, objective=options.objective, seed=options.seed, recorded=options.objective != "pair_dpo"
+        out=options.output, objective=options.objective, seed=options.seed, rewards=options.rewards,
+        recorded=options.objective != "pair_dpo" and options.rewards == "ladder",
     )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
     claim(recipe.out, identity_of(recipe, base))
-    motion, ladder = MotionRecipe(data=options.data, out=options.output), RolloutRecipe()
+    motion = MotionRecipe(data=options.data, out=options.output)
+    ladder = RolloutRecipe(group=SCORED_TAKES if options.rewards == "scores" else 0)
 
     def train(examples: Sequence[Example], report: Report, watch: Watch) -> Path:
         if options.objective == "pair_dpo":
             rolled = preferred(_pairs(options), examples, report.say)
         else:
+            examples = as_recorded(examples) if options.rewards == "scores" else examples
             rolled = rollouts(base, examples, ladder, options.output / "rollouts", rate_hz=MOTION_RATE_HZ, progress=report)
+        if options.rewards == "scores":
+            rolled = rewarded(rolled, examples, base, model)
         weight = loss_weight(motion, base.layout, model, base.std)
         return train_post(recipe, base, examples, rolled, ladder, weight, report, report.say, watch=watch)
 

@@ -23,10 +23,10 @@ from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, train_post
 from vivavoce.train.preferences import best_and_worst, chosen_by
 from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, fingerprint, rollouts
-from vivavoce.train.scorers import CHOOSING, REWARDS, composed
+from vivavoce.train.scorers import CHOOSING, REWARDS, composed, rewarded
 from vivavoce.train.verdict import Judged, against, judge_all, summary
 
-TAKES_OF_A_GROUP = 4  # that the stand-in for people compares
+TAKES_OF_A_GROUP = 4  # that scorers, or the stand-in for people, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,10 @@ WAYS: Mapping[str, Way] = {
     "forward-own": Way(says="forward process, own takes only", objective="forward_process", recipe={"recorded": False}),
     "forward-sft": Way(
         says="forward process, recording on top and on its own", objective="forward_process", recipe={"sft_weight": 0.5}
+    ),
+    "forward-scored": Way(
+        says="forward process, own takes, rewards from scorers", objective="forward_process",
+        recipe={"recorded": False, "rewards": "scores"}, rollouts={"group": TAKES_OF_A_GROUP},
     ),
     "pairs": Way(
         says="pair DPO on choices of a stand-in for people, held", objective="pair_dpo", recipe=OWN,
@@ -163,7 +167,7 @@ def train_way(
     way, recipe = WAYS[name], comparison.recipe(name, seed)
     if isinstance(recipe, PolicyRecipe):
         return train_policy(recipe, base, examples, [composed(REWARDS, base, model)], progress, report)
-    if way.objective == "pair_dpo":
+    if way.objective == "pair_dpo" or recipe.rewards == "scores":
         examples = as_recorded(examples)  # a person would hear the recording's own sound
     ladder = comparison.rollouts(way)
     rolled = kept_rollouts(comparison, ladder, base, examples, progress)
@@ -171,6 +175,9 @@ def train_way(
         choices = chosen_by(CHOOSING, rolled, examples, base, model)
         rolled = best_and_worst(choices, rolled, examples)
         report(f"{len(choices)} choices; in {len(rolled)} stretches a take is better than another")
+    if recipe.rewards == "scores":
+        rolled = rewarded(rolled, examples, base, model)
+        report(f"takes of {len(rolled)} stretches were told apart by rewards")
     weight = loss_weight(MotionRecipe(data=comparison.out, out=comparison.out), base.layout, model, base.std)
     return train_post(recipe, base, examples, rolled, ladder, weight, progress, report)
 

@@ -27,7 +27,7 @@ class Rungs(Generic[C]):
 
     ``data``: k motions for each of b recordings; ``given``: the condition that each of the k is seen under; ``noise``, ``time``,
     ``mask``: shared by all k, so that fields differ in nothing but the motion; ``weight``: of the numbers of an event, mean 1,
-    by recording and frame where they differ.
+    by recording and frame where they differ; ``rewards``: how good each motion is, 0 to 1, where they were scored.
     """
 
     data: Float[Tensor, "k b t *event"]
@@ -36,6 +36,7 @@ class Rungs(Generic[C]):
     time: Float[Tensor, "b t"]
     mask: Bool[Tensor, "b t"]
     weight: Float[Tensor, "*#weighed"]
+    rewards: Float[Tensor, "k b"] | None = None
 
     def seen(self, field: VelocityField[C], rung: int) -> tuple[Tensor, Tensor]:
         """The field's velocity at the point of one rung's path, "b t *event", and the path's own."""

@@ -37,7 +37,8 @@ Watch = Callable[[MotionGenerator], Mapping[str, float]]
 class PostRecipe:
     """``out``: checkpoint, log and weights. ``recorded``: the recording is the best rung of the ladder. ``pairs``, ``beta``,
     ``sft_weight``, ``norm_weight``: see `objectives`. ``reference``: how much of itself the reference keeps at each step, 1:
-    frozen. ``loser_hears``: the condition that rungs made without part of the speech are seen under. ``prefix_noise``: on clean
+    frozen. ``loser_hears``: the condition that rungs made without part of the speech are seen under. ``rewards``: of the forward
+    process, how little of the speech was masked, or `scorers.rewarded`. ``prefix_noise``: on clean
     prefixes, as in training. What is kept is the moving average of the weights."""
 
     out: Path
@@ -51,6 +52,7 @@ class PostRecipe:
     recorded: bool = True
     reference: float = 1.0
     loser_hears: Literal["all", "masked"] = "all"
+    rewards: Literal["ladder", "scores"] = "ladder"
     sft_weight: float = 0.0
     norm_weight: float = 0.0
     prefix_noise: float = 0.1
@@ -63,6 +65,8 @@ class PostRecipe:
             raise ValueError(f"no objective is called {self.objective!r}: give one of {', '.join(OBJECTIVES)}")
         if self.steps < 1:
             raise ValueError(f"{self.steps} steps were asked for: give 1 or more")
+        if self.rewards == "scores" and (self.objective != "forward_process" or self.loser_hears == "masked"):
+            raise ValueError("scores are rewards of forward_process, with losers that hear all: leave rewards='scores' out")
         if self.objective == "pair_dpo" and (self.recorded or self.loser_hears == "masked"):
             raise ValueError("people compared takes with all of the speech: for pair_dpo give recorded=False, loser_hears='all'")
 
@@ -113,7 +117,11 @@ class Windows:
             motion, own = torch.cat([recorded, rollout.takes]), [True] + [False] * len(rollout.takes)
             if not recipe.recorded:
                 motion, heard, own = motion[1:], heard[1:], own[1:]
-            self.items.append((motion, heard, own, example.first, example.person))
+            rewards = None
+            if recipe.rewards == "scores":
+                assert rollout.rewards is not None, "rollouts without scores"
+                rewards = torch.cat([torch.ones(int(recipe.recorded)), rollout.rewards])
+            self.items.append((motion, heard, own, example.first, example.person, rewards))
         longest, wanted = max((item[0].shape[1] for item in self.items), default=0), self.windows.prefix + 2 * self.windows.hop
         if longest < wanted:
             raise ValueError(
@@ -127,9 +135,10 @@ class Windows:
         known = hop * int(rng.integers(self.windows.prefix // hop + 1))
         frames = known + hop * int(rng.integers(1, 3))
         long = [item for item in self.items if item[0].shape[1] >= frames]
-        data, speech, habit, spread = [], [], [], []
+        data, speech, habit, spread, rewards = [], [], [], [], []
         for i in rng.integers(len(long), size=count):
-            motion, heard, own, first, person = long[i]
+            motion, heard, own, first, person, good = long[i]
+            rewards.append(good)
             start = int(rng.integers(motion.shape[1] - frames + 1))
             at = first + levels.stride * start
             span = range(at - levels.history, at + levels.stride * (frames - 1) + 1 + levels.lookahead)
@@ -149,7 +158,11 @@ class Windows:
         given = [
             Given(*(torch.stack([one[k] for one in every]) for every in (speech, habit, spread))) for k in range(len(stacked))
         ]
-        return Rungs(data=stacked, given=given, noise=noise, time=time, mask=time < 1.0, weight=self.weight)
+        told = [good for good in rewards if good is not None]
+        return Rungs(
+            data=stacked, given=given, noise=noise, time=time, mask=time < 1.0, weight=self.weight,
+            rewards=torch.stack(told, 1) if told else None,
+        )
 
 
 def rewards_of(ratios: Sequence[float], recorded: bool, count: int) -> Float[Tensor, "k b"]:
@@ -223,7 +236,7 @@ def objective(
         return pair_dpo(
             policy, reference, rungs, beta=recipe.beta, sft_weight=recipe.sft_weight, norm_weight=recipe.norm_weight
         )
-    rewards = rewards_of(ratios, recipe.recorded, len(rungs.noise))
+    rewards = rewards_of(ratios, recipe.recorded, len(rungs.noise)) if rungs.rewards is None else rungs.rewards
     return forward_process(policy, reference, rungs, rewards, beta=1.0, sft_weight=recipe.sft_weight)
 
 

@@ -17,7 +17,7 @@ from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.train.data import Example
 from vivavoce.train.rollout import Rollout
-from vivavoce.train.scorers import Figure, Takes, composed
+from vivavoce.train.scorers import Figure, composed, takes_of
 
 Answer = Literal["A", "B", "same"]
 ANSWERS: tuple[str, ...] = get_args(Answer)
@@ -124,11 +124,8 @@ def chosen_by(
     score, found = composed(figures, generator, model), []
     for rollout in rolled:
         example = examples[rollout.example]
-        assert example.speech is not None
-        recorded = example.motion[: rollout.takes.shape[1]]
-        motion = generator.shown(rollout.takes, example.speech, example.first)
-        scored = score(Takes(example=example, start=0, motion=motion, recorded=recorded))
-        for pair in combinations(range(len(motion)), 2):
+        scored = score(takes_of(rollout, example, generator))
+        for pair in combinations(range(len(rollout.takes)), 2):
             answers = {name: _preferred(*(float(values[k]) for k in pair)) for name, values in scored.items()}
             found.append(Choice(example=rollout.example, clip=example.clip, takes=pair, **answers))
     return found

@@ -30,11 +30,12 @@ class Rollout:
     """One stretch of a recording and the takes of it, normalised as the network sees motion.
 
     ``example``: number of the stretch among the examples; ``takes``: k takes, aligned with the recorded motion, the best first
-    where they are ranked.
+    where they are ranked; ``rewards``: how good each is, 0 to 1, where they were scored.
     """
 
     example: int
     takes: Float[Tensor, "k t d"]
+    rewards: Float[Tensor, " k"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.metrics.dynamics import jerk
 from vivavoce.metrics.head import rotation_spread, speed
 from vivavoce.train.data import Example
+from vivavoce.train.objectives import advantages
+from vivavoce.train.rollout import Rollout
 
 STILL = 5e-3  # of spreads (face heights, radians) and rates: nobody sees less, and logarithms stay finite
 
@@ -121,3 +123,28 @@ def composed(figures: Mapping[str, Figure], generator: MotionGenerator, model: F
         return {name: torch.tensor([figure(face, real) for face in made]) for name, figure in figures.items()}
 
     return score
+
+
+def takes_of(rollout: Rollout, example: Example, generator: MotionGenerator) -> Takes:
+    """A stretch's takes as they would be shown, for a scorer."""
+    assert example.speech is not None
+    recorded = example.motion[: rollout.takes.shape[1]]
+    motion = generator.shown(rollout.takes, example.speech, example.first)
+    return Takes(example=example, start=0, motion=motion, recorded=recorded)
+
+
+def rewarded(
+    rolled: Sequence[Rollout], examples: Sequence[Example], generator: MotionGenerator, model: FaceModel
+) -> list[Rollout]:
+    """Groups of takes with their rewards for DiffusionNFT (arXiv 2509.16117), r = 1/2 + 1/2 clip(A / Z, -1, 1): A the composite
+    reward's advantage within the group (`objectives.advantages`), Z the sum of its weights. Groups that no reward tells apart are
+    left out. The recording is not among them: it scores best by construction."""
+    score, weights = composed(REWARDS, generator, model), [WEIGHTS[name] for name in REWARDS]
+    found = []
+    for rollout in rolled:
+        values = score(takes_of(rollout, examples[rollout.example], generator))
+        advantage = advantages([values[name][None].float() for name in REWARDS], weights)
+        if bool(advantage.kept[0]):
+            rewards = 0.5 + 0.5 * (advantage.values[0] / sum(weights)).clamp(-1, 1)
+            found.append(replace(rollout, rewards=rewards))
+    return found
