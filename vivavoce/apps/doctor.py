@@ -29,6 +29,7 @@ EXTRAS = {
     "pretrained": "wav2vec 2.0, HuBERT and Whisper as speech encoders",
     "server": "`vivavoce serve` and `vivavoce web`: live sessions",
     "metrics": "identity in `vivavoce evaluate`",
+    "video": "`vivavoce animate --engine wan` and `vivavoce train video`: pretrained video models",
     "test": "running the tests: pytest",
 }
 
