@@ -430,7 +430,7 @@ def test_folders_of_all_kinds(bases: dict[str, Path], tmp_path: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for source in (str(base), base / "vae", "Wan-AI/Wan2.1-Tiny"):
         assert np.array_equal(load(source).decode(latents, DecoderState())[0], expected)
-    assert asked == [("Wan-AI/Wan2.1-Tiny", ["vae/*.json", "vae/*.safetensors"])]
+    assert asked == [("Wan-AI/Wan2.1-Tiny", ["vae/*.json", "vae/*.safetensors", "vae/*.model"])]
 
     def unreachable(name: str, allow_patterns: list[str]) -> str:
         raise OSError("no route\nto the hub")
