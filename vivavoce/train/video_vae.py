@@ -101,8 +101,8 @@ class VideoVAERecipe:
     """How the autoencoder is trained; for how the shipped one was, see its card.
 
     ``out``: checkpoint, log and, in the end, the folder ``vae``; a second call goes on where the first one stopped. Small
-    windows, mostly of mouths, come first, because it is steps that count then; longer clips later: a network that saw two latents
-    only gives ever more contrast to those that follow.
+    windows, mostly of mouths, come first, because it is steps that count then; longer clips later: latents that follow more
+    others than it ever saw come back in wrong colours.
     ``divergence_weight``: of the mean over latents, in nats.
     """
 
@@ -110,8 +110,8 @@ class VideoVAERecipe:
     steps: int = 3000
     stages: tuple[Stage, ...] = (
         Stage(share=0.25, side=64, frames=5, batch=4), Stage(share=0.3, side=64, frames=9, batch=4),
-        Stage(share=0.2, side=64, frames=17, batch=3), Stage(share=0.15, side=None, frames=9, batch=2),
-        Stage(share=0.1, side=None, frames=21, batch=1),
+        Stage(share=0.2, side=64, frames=17, batch=3), Stage(share=0.15, side=None, frames=17, batch=1),
+        Stage(share=0.1, side=None, frames=41, batch=1),
     )
     shape: VAEShape = VAEShape()
     learning_rate: float = 2e-3
