@@ -113,6 +113,34 @@ class BenchVideo(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchVideoParts(SplitRecordings):
+    """What parts of the video engine are worth: a tiny base is trained, taught to speak in several ways, and judged. Takes hours.
+
+    Needs pip install 'vivavoce[video]'.
+    """
+
+    output: Folder
+    """Folder for clips, latents, runs, videos and the report; what is finished there already is not done again."""
+    vae: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: one is trained)")] = None
+    """Finished autoencoder of video, as `vivavoce train video-vae` writes it."""
+    base_steps: Annotated[int, arg(metavar="N")] = 2400
+    """Updates of the base, which learns how heads move."""
+    steps: Annotated[int, arg(metavar="N")] = 600
+    """Updates of each way, which learns to speak."""
+    post_steps: Annotated[int, arg(metavar="N")] = 100
+    """Updates of the ways that post-train."""
+    seeds: Annotated[int, arg(metavar="N")] = 1
+    """Runs of each way."""
+    ways: Annotated[tuple[str, ...], arg(metavar="WAY", help_behavior_hint="(default: all)")] = ()
+    """Only these: full, one-level, attention, pooled, ..., as docs/video.md lists them."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_video
+
+        return commands_video.bench_video_parts
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchBaselines(Watching, SplitRecordings):
     """The engine beside the recording, simple rules, and other clips' sound, in one table; says whether they stand in order.
 
@@ -164,6 +192,7 @@ class Bench:
         | Annotated[BenchRender, subcommand("render")]
         | Annotated[BenchLive, subcommand("live")]
         | Annotated[BenchVideo, subcommand("video")]
+        | Annotated[BenchVideoParts, subcommand("video-parts")]
         | Annotated[BenchBaselines, subcommand("baselines")]
         | Annotated[BenchMetrics, subcommand("metrics")]
     )

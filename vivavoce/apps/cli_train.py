@@ -152,6 +152,21 @@ class TrainVideo(Learning, Recordings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainVideoVAE(Learning, Recordings):
+    """Train a tiny autoencoder of video, in the format of diffusers' AutoencoderKLWan: 128 px, for bases of one's own."""
+
+    output: Folder
+    """Folder for clips, checkpoint, the log and, in the end, the autoencoder; goes on where an earlier run in it stopped."""
+    side: Annotated[int, arg(metavar="PX")] = 128
+    """Width and height of the pictures that heads are cut to."""
+
+    def work(self) -> Callable[[Self], None]:
+        from vivavoce.apps import commands_train
+
+        return commands_train.train_video_vae
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainVideoPost(Learning):
     """Post-train a video network that learned to speak on what it makes itself: takes of clips, some of which could hear less."""
 
@@ -210,6 +225,7 @@ class Train:
         | Annotated[TrainSync, subcommand("sync")]
         | Annotated[TrainVideo, subcommand("video")]
         | Annotated[TrainVideoPost, subcommand("video-post")]
+        | Annotated[TrainVideoVAE, subcommand("video-vae")]
     )
 
     def run(self) -> None:

@@ -158,6 +158,24 @@ def train_video(options: cli_train.TrainVideo) -> None:
         print(f"{weights}: trained for {recipe.steps} steps")
 
 
+def train_video_vae(options: cli_train.TrainVideoVAE) -> None:
+    """Cuts clips and trains, each going on where an earlier run stopped."""
+    from vivavoce.components import module
+    from vivavoce.train.video_clips import ClipConfig, load_clips, make_clips
+    from vivavoce.train.video_vae import VideoVAERecipe, train_video_vae
+
+    module("diffusers")  # is refused before anything is done
+    recordings = read_manifest(options.data, "train")
+    recipe = VideoVAERecipe(out=options.output, seed=options.seed)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    torch.set_num_threads(1)
+    with reporter() as report:
+        make_clips(recordings, options.output / "clips", options.output / "tracks", report, ClipConfig(side=options.side))
+        folder = train_video_vae(recipe, load_clips(options.output / "clips", "train"), report, report.say)
+    print(f"{folder}: trained for {recipe.steps} steps")
+
+
 def train_video_post(options: cli_train.TrainVideoPost) -> None:
     """Takes of clips, then the recipe, each going on where an earlier run stopped; one of as many processes as `accelerate
     launch` started, which share the takes."""

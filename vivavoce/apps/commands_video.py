@@ -19,7 +19,7 @@ from vivavoce.apps import interrupt
 from vivavoce.apps.progress import Bar, Lines, reporter
 from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, probe_audio
-from vivavoce.media.files import check_writable
+from vivavoce.media.files import check_writable, require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.speak import speak
 from vivavoce.media.video import VideoWriter, check_output
@@ -80,6 +80,33 @@ def bench_video(options: cli_bench.BenchVideo) -> None:
     if options.output is not None:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{options.output}: written")
+
+
+def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
+    """The study of the video engine's parts, which goes on where an earlier one in the same folder stopped."""
+    from vivavoce.apps import bench_video_parts as told
+    from vivavoce.apps.parts import parts
+    from vivavoce.train.data import read_manifest
+    from vivavoce.train.video_loop import make_accelerator
+    from vivavoce.train.video_study import WAYS, Study, study
+
+    recordings = [clip for split in ("train", "val") for clip in read_manifest(options.data, split)]
+    if options.vae is not None:
+        require_file(options.vae / "config.json", "autoencoder")
+    plan = Study(
+        out=options.output, vae=options.vae, base_steps=options.base_steps, steps=options.steps, post_steps=options.post_steps,
+        seeds=options.seeds, ways=options.ways or tuple(WAYS),
+    )
+    _, encoder = parts(options.output)
+    torch.set_num_threads(1)
+    accelerator = make_accelerator("bf16" if torch.cpu._is_avx512_bf16_supported() else "no")
+    with reporter() as report:
+        found = study(plan, recordings, encoder, accelerator, report, report.say)
+    text = f"{told.table(found)}\n{told.intensities(found)}"
+    print(text, end="")
+    file = options.output / "video-parts.md"
+    file.write_text(text)
+    print(f"{file}: written")
 
 
 def device_of(name: str | None) -> torch.device:

@@ -209,9 +209,11 @@ def post_train_video(
     return path
 
 
-def opened(recipe: VideoPostRecipe, accelerator: Any) -> tuple[list[VideoExample], VideoTransformer, Windows]:
+def opened(
+    recipe: VideoPostRecipe, accelerator: Any, split: str = "train"
+) -> tuple[list[VideoExample], VideoTransformer, Windows]:
     """The examples, the network that is post-trained, and windows as it was trained with, unless the recipe has its own."""
-    examples, common = load_cache(recipe.cache, "train")
+    examples, common = load_cache(recipe.cache, split)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     base = load_part(module("diffusers").WanTransformer3DModel, recipe.base, "transformer", dtype=dtype)
     net = VideoTransformer.load(base, recipe.adapter)

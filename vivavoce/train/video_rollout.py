@@ -48,9 +48,11 @@ class VideoRolloutRecipe:
             raise ValueError(f"takes without {list(self.ratios)} of the speech were asked for: give rising shares from 0 to 1")
 
 
-def policy_of(recipe: VideoPostRecipe, plan: VideoWindows, accelerator: Any) -> tuple[VideoGenerator, Windows]:
+def policy_of(
+    recipe: VideoPostRecipe, plan: VideoWindows, accelerator: Any, *, split: str = "train"
+) -> tuple[VideoGenerator, Windows]:
     """What a recipe begins with, as a generator of takes, and its windows of the cache. In the precision of inference."""
-    _, net, windows = opened(recipe, accelerator)
+    _, net, windows = opened(recipe, accelerator, split)
     if accelerator.mixed_precision == "bf16":
         net.own.to(torch.bfloat16)
     height, width, fps = windows.common.stamp["size"]
@@ -141,7 +143,7 @@ def video_rollouts(
         progress("rollouts", done, len(own))
         file = _file(folder, number)
         if not file.exists():
-            takes = _rolled(generator, windows, number, recipe)
+            takes = rolled(generator, windows, number, recipe)
             partial = file.with_suffix(".part")
             save_file({"takes": takes.half().contiguous()}, partial)
             partial.rename(file)
@@ -166,14 +168,14 @@ def fingerprint(generator: VideoGenerator) -> str:
     return f"{sum(float(weight.double().abs().sum()) for weight in state.values()):.9e}"
 
 
-def _rolled(
-    generator: VideoGenerator, windows: Windows, number: int, recipe: VideoRolloutRecipe
+def rolled(
+    generator: VideoGenerator, windows: Windows, number: int, recipe: VideoRolloutRecipe, scene: Scene | None = None
 ) -> Float[Tensor, "k t c h w"]:
+    """The takes of one clip. ``scene``: what there is to see; None: what the clip's own windows are told."""
     example = windows.examples[number]
     latents = min(example.latents, recipe.latents)
     end = example.first + PER_PICTURE * (PICTURES * (latents - 1) + 1)
-    speech = example.speech[example.first : end]
-    scene = scene_of(windows, number, latents, generator.space)
     return masked_takes(
-        generator, speech, scene, ratios=recipe.ratios, seed=recipe.seed + number, before=example.speech[: example.first]
+        generator, example.speech[example.first : end], scene or scene_of(windows, number, latents, generator.space),
+        ratios=recipe.ratios, seed=recipe.seed + number, before=example.speech[: example.first],
     )[:, :latents]

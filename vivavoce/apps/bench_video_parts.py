@@ -1,0 +1,64 @@
+"""What `vivavoce bench video-parts` found, as a table: a row per way of training, means over the clips of `val`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vivavoce.judge.results import Evaluation
+from vivavoce.metrics.confidence import Interval
+from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS
+
+COLUMNS: Mapping[str, str] = {
+    "lip_corr": "lip_corr", "lip_gain": "lip_gain", "width_corr": "width_corr", "closure_f1": "closure_f1",
+    "lip_lag_ms": "lip_lag_ms", "mesh_frechet": "Mesh-FID", "head_ratio": "head", "mouth_sharp": "mouth_sharp",
+    "face_sharp": "face_sharp", "colour_drift": "colour drift", "psnr": "PSNR",
+}
+"""Columns by the judge's figures."""
+MOVING: Mapping[str, str] = {
+    "lip_activity": "lips, face heights/s", "brow_activity": "brows, face heights/s", "head_spread": "head, °",
+    "head_speed": "head, °/s",
+}
+ROWS: Mapping[str, str] = {
+    **{name: way.says for name, way in WAYS.items()}, "base": "the base alone, which hears nothing",
+    CEILING: "the recordings through the autoencoder",
+}
+
+
+def table(found: Evaluation) -> str:
+    """Means; **bold** where the paired difference to the first row is more than chance (95 %)."""
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    for name, says in ROWS.items():
+        if name in found.systems:
+            lines.append(f"| {says} | " + " | ".join(_cell(found, name, figure) for figure in COLUMNS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def intensities(found: Evaluation) -> str:
+    """What the dial does: a row per intensity of the full network."""
+    lines = ["| intensity | " + " | ".join(MOVING.values()) + " |", "|---|" + "---:|" * len(MOVING)]
+    for value in INTENSITIES:
+        name = f"intensity {value:g}"
+        if name in found.systems:
+            lines.append(f"| {value:g} | " + " | ".join(_mean(found, name, figure) for figure in MOVING) + " |")
+    recorded = [found.summary(found.systems[0], figure) for figure in MOVING]
+    real = ["" if one is None or one.real is None else _number(one.real.value) for one in recorded]
+    return "\n".join([*lines, "| recorded | " + " | ".join(real) + " |"]) + "\n"
+
+
+def _cell(found: Evaluation, system: str, figure: str) -> str:
+    apart = [d.mean for d in found.differences if (d.system, d.figure, d.group) == (system, figure, "all")]
+    text = _mean(found, system, figure)
+    return f"**{text}**" if text and any(map(_sure, apart)) else text
+
+
+def _sure(apart: Interval) -> bool:
+    return apart.excludes_zero
+
+
+def _mean(found: Evaluation, system: str, figure: str) -> str:
+    summary = found.summary(system, figure)
+    return "" if summary is None else _number(summary.mean.value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,342 @@
+"""`vivavoce bench video-parts`: what the parts of the video engine are worth, on a small model of our own (docs/video.md).
+
+One tiny base learns from nothing how heads move, deaf. Then it learns to speak several times over, from the same start, on the
+same windows in the same order, each time with one thing changed; one of these is post-trained. All are judged on other people's
+recordings (`judge.evaluate`). Everything is kept, so that a study goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vivavoce.components import module
+from vivavoce.judge.evaluation import Options, evaluate
+from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Evaluation
+from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.regions import RegionWeights
+from vivavoce.latent.space import Frame
+from vivavoce.latent.video import VideoSpace
+from vivavoce.media.audio import Audio
+from vivavoce.media.video import VideoWriter
+from vivavoce.nets.redistribute import PICTURES
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
+from vivavoce.speech.sound import load_sound
+from vivavoce.train.ablation import LOCAL, group_of
+from vivavoce.train.data import Clip, Progress
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, train_video
+from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
+from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, make_cache
+from vivavoce.train.video_post import VideoPostRecipe, post_train_video
+from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, rolled, scene_of, video_rollouts
+from vivavoce.train.video_vae import VideoVAERecipe, train_video_vae
+from vivavoce.train.video_windows import WindowConfig
+from vivavoce.video_scene import VideoWindows
+
+TEXT_WIDTH = 16  # of the states of text, of which the tiny base gets a zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetShape:
+    """Sizes of the tiny transformer, which is otherwise as Wan 2.2's of 5B: a flow time per token, the picture a clean latent."""
+
+    layers: int = 8
+    heads: int = 4
+    head_width: int = 64
+    feed_forward: int = 1024
+
+    def build(self, channels: int) -> Any:
+        """With random weights, for latents of so many channels."""
+        return module("diffusers").WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=self.heads, attention_head_dim=self.head_width, in_channels=channels,
+            out_channels=channels, text_dim=TEXT_WIDTH, freq_dim=64, ffn_dim=self.feed_forward, num_layers=self.layers,
+            rope_max_seq_len=128,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What is changed in the parts (`PartsConfig`), in the levels (`LevelsConfig`) and in the stages; ``post``: post-trained
+    afterwards by this objective."""
+
+    says: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    levels: Mapping[str, Any] = field(default_factory=dict)
+    clip_level: bool = True
+    lip_mask: bool = True
+    post: str | None = None
+
+
+WAYS: Mapping[str, Way] = {
+    "full": Way(says="all levels, FiLM, four pictures side by side, both stages, lip mask"),
+    "one-level": Way(says="one level of each stream, 300 ms", levels={"widths": (LOCAL,), "memory": None}),
+    "attention": Way(says="cross-attention instead of FiLM", parts={"injection": "attention"}),
+    "pooled": Way(says="mean of a latent's four pictures", parts={"pooled": True}),
+    "no-lip-mask": Way(says="no lip mask", lip_mask=False),
+    "one-stage": Way(says="no clip-level stage", clip_level=False),
+    "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
+    "sft": Way(says="full, then as many steps of SFT", post="sft"),
+}
+INTENSITIES = (0.1, 0.5, 0.9)
+CEILING = "autoencoder"  # the recordings through it
+_ALL_STEPS = CLIP_LEVEL.steps + FRAME_LEVEL.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
+    None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
+    ``latents``: of the videos that are judged; ``people``, ``most``: how many of ``val``, and clips of each at most."""
+
+    out: Path
+    vae: Path | None = None
+    net: NetShape = NetShape()
+    base_steps: int = 2400
+    steps: int = 600
+    post_steps: int = 100
+    seeds: int = 1
+    ways: tuple[str, ...] = tuple(WAYS)
+    batch: int = 4
+    windows: WindowConfig = field(default_factory=lambda: WindowConfig(latents=7, prefix=2, opening=0.4))
+    latents: int = 17
+    most: int = 2
+    clips: ClipConfig = field(default_factory=ClipConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("base_steps", "steps", "post_steps", "seeds", "batch", "most"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name.replace('_', ' ')} is {vars(self)[name]}: give 1 or more")
+        unknown = [name for name in self.ways if name not in WAYS]
+        if unknown:
+            raise ValueError(f"no way is called {unknown[0]!r}: give some of {', '.join(WAYS)}")
+
+    @property
+    def base(self) -> Path:
+        return self.out / "base"
+
+    @property
+    def cache(self) -> Path:
+        return self.out / "latents"
+
+    def folder(self, name: str, seed: int) -> Path:
+        return self.out / f"{name}-{self.steps}-{seed}"
+
+    @property
+    def generation(self) -> VideoWindows:
+        """How videos are made that are judged. The shift is Wan's for many more pixels."""
+        return VideoWindows(
+            latents=13, prefix=self.windows.prefix, opening=False, steps=16, shift=2.0, guidance={"speech": 2.0}
+        )
+
+
+def study(
+    plan: Study, recordings: Sequence[Clip], encoder: SpeechEncoder, accelerator: Any, progress: Progress,
+    report: Callable[[str], None],
+) -> Evaluation:
+    """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``accelerator``: of one process."""
+    start = _prepared(plan, recordings, encoder, progress, report)
+    if not (plan.base / "adapter.safetensors").exists():
+        report("the base learns how heads move")
+        train_video(base_recipe(plan, start), accelerator, progress, report)
+    for seed in range(plan.seeds):
+        for name in plan.ways:
+            _trained(plan, name, seed, accelerator, progress, report)
+    pairs = _shown(plan, accelerator, progress)
+    return evaluate(pairs, plan.out / "report", options=Options(), progress=lambda w, i, n: progress(w, i, n or 0))
+
+
+def base_recipe(plan: Study, start: Path) -> VideoRecipe:
+    """All of a random base learns, with nothing of ours in it. Lips count less than later: it has yet to learn what a head is."""
+    return VideoRecipe(
+        base=start, cache=plan.cache, out=plan.base, stages=(Stage(steps=plan.base_steps, aligned=True, lip_mask=False),),
+        batch=plan.batch, parts={"levels": None, "identity": False, "joints": 0, "intensity": False}, train_base=True,
+        windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
+    )
+
+
+def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
+    """How the base learns to speak in one run: LoRA and our parts."""
+    way = WAYS[name]
+    first = round(plan.steps * CLIP_LEVEL.steps / _ALL_STEPS) if way.clip_level else 0
+    stages = (replace(CLIP_LEVEL, steps=first), replace(FRAME_LEVEL, steps=plan.steps - first, lip_mask=way.lip_mask))
+    return VideoRecipe(
+        base=plan.base, cache=plan.cache, out=plan.folder(name, seed), stages=stages, batch=plan.batch, rank=32, lora_rate=5e-4,
+        own_rate=1e-3, parts={"width": 128, "joints": 0, **way.parts}, levels=way.levels, windows=plan.windows, seed=seed,
+    )
+
+
+def post_recipe(plan: Study, name: str, seed: int) -> VideoPostRecipe:
+    """How the full run is post-trained."""
+    return VideoPostRecipe(
+        base=plan.base, adapter=plan.folder("full", seed) / "adapter.safetensors", cache=plan.cache, out=plan.folder(name, seed),
+        objective=WAYS[name].post, steps=plan.post_steps, batch=2, lora_rate=5e-5, own_rate=5e-5,  # type: ignore[arg-type]
+        windows=plan.windows, sft_weight=1.0, norm_weight=2.0, seed=seed,
+    )
+
+
+def _prepared(
+    plan: Study, recordings: Sequence[Clip], encoder: SpeechEncoder, progress: Progress, report: Callable[[str], None]
+) -> Path:
+    """Clips, autoencoder, latents; the folder of a base that knows nothing."""
+    folder, start = plan.out / "clips", plan.out / "start"
+    make_clips(recordings, folder, plan.out / "tracks", progress, plan.clips)
+    clips = {split: load_clips(folder, split) for split in ("train", "val")}
+    if not (start / "transformer" / "config.json").exists():
+        vae = plan.vae or train_video_vae(VideoVAERecipe(out=plan.out / "autoencoder"), clips["train"], progress, report)
+        shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
+        torch.manual_seed(0)
+        space = _space(plan, start)
+        plan.net.build(space.spec.event[0]).save_pretrained(start / "transformer")
+    space = _space(plan, start)
+    for split in ("train", "val"):
+        make_cache(clips[split], plan.cache, space, encoder, Base.of(start), CacheConfig(), progress)
+    return start
+
+
+def _space(plan: Study, base: Path) -> VideoSpace:
+    side = plan.clips.side
+    return VideoSpace.load(base, height=side, width=side, fps=MOTION_RATE_HZ)
+
+
+def _trained(
+    plan: Study, name: str, seed: int, accelerator: Any, progress: Progress, report: Callable[[str], None]
+) -> None:
+    """One run, unless it is done."""
+    way, out = WAYS[name], plan.folder(name, seed)
+    if (out / "adapter.safetensors").exists():
+        return
+    report(f"{way.says}, seed {seed}")
+    if way.post is None:
+        train_video(way_recipe(plan, name, seed), accelerator, progress, report)
+    else:
+        recipe = post_recipe(plan, name, seed)
+        generator, windows = policy_of(recipe, plan.generation, accelerator)
+        ladder = VideoRolloutRecipe(
+            ratios=recipe.ratios, shortest=plan.windows.latents, latents=2 * plan.windows.latents, seed=seed
+        )
+        takes = video_rollouts(generator, windows, ladder, plan.out / f"takes-{plan.steps}-{seed}", progress)
+        del generator, windows
+        post_train_video(recipe, takes, accelerator, progress, report)
+    gc.collect()
+
+
+def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
+    """Videos of all runs and of what they are held against, as far as they are not there yet."""
+    space = _space(plan, plan.base)
+    chosen = _chosen(plan)
+    pairs = []
+    for seed in range(plan.seeds):
+        adapters = {name: plan.folder(name, seed) / "adapter.safetensors" for name in plan.ways}
+        systems: dict[str, tuple[Path, float | None]] = {name: (path, None) for name, path in adapters.items()}
+        if not seed:
+            systems["base"] = plan.base / "adapter.safetensors", None
+        if "full" in adapters:
+            systems |= {f"intensity {value:g}": (adapters["full"], value) for value in INTENSITIES}
+        for system, (adapter, intensity) in systems.items():
+            pairs += _videos(plan, system, seed, adapter, intensity, space, chosen, accelerator, progress)
+    return [*pairs, *_ceiling(plan, space, chosen)]
+
+
+def _chosen(plan: Study) -> list[VideoClip]:
+    """The longest clips of everybody in ``val`` who talks."""
+    people: dict[str, list[VideoClip]] = {}
+    for clip in sorted(load_clips(plan.out / "clips", "val"), key=len, reverse=True):
+        if clip.talks and len(clip) >= _pictures(plan) and len(people.setdefault(clip.person, [])) < plan.most:
+            people[clip.person].append(clip)
+    return [clip for group in people.values() for clip in group]
+
+
+def _videos(
+    plan: Study, system: str, seed: int, adapter: Path, intensity: float | None, space: VideoSpace, clips: Sequence[VideoClip],
+    accelerator: Any, progress: Progress,
+) -> list[Pair]:
+    """Each clip's first picture, said what was said in it. Nothing else of the recording is known."""
+    folder = plan.out / "videos" / f"{system.replace(' ', '-')}-{seed}"
+    pairs = [_pair(plan, clip, system, folder / f"{_stem(clip)}.mp4", seed) for clip in clips]
+    if all(pair.generated.exists() for pair in pairs):
+        return pairs
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = VideoPostRecipe(base=plan.base, adapter=adapter, cache=plan.cache, out=folder, windows=plan.windows, seed=seed)
+    generator, windows = policy_of(recipe, plan.generation, accelerator, split="val")
+    numbers = {(example.name, example.first): i for i, example in enumerate(windows.examples)}
+    take = VideoRolloutRecipe(ratios=(0.0,), latents=plan.latents, seed=seed)
+    for i, (clip, pair) in enumerate(zip(clips, pairs, strict=True)):
+        progress(f"making videos, {system}", i, len(clips))
+        if pair.generated.exists():
+            continue
+        number = numbers[clip.name, PER_PICTURE * clip.first]
+        scene = scene_of(windows, number, 1)
+        if scene.intensity is not None:
+            scene = replace(scene, intensity=None if intensity is None else torch.full((1, 2), intensity))
+        if scene.face is not None:  # that of the first picture, which is all that a user has
+            scene = replace(scene, face=windows.examples[number].whole("faces")[:1])
+        latents = rolled(generator, windows, number, take, scene=scene)
+        _write(pair.generated, space, latents, _sound(plan, clip))
+    progress(f"making videos, {system}", len(clips), len(clips))
+    return pairs
+
+
+def _ceiling(plan: Study, space: VideoSpace, clips: Sequence[VideoClip]) -> list[Pair]:
+    """The recordings themselves through the autoencoder: more than it keeps nobody can make."""
+    folder = plan.out / "videos" / CEILING
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [_pair(plan, clip, CEILING, folder / f"{_stem(clip)}.mp4", 0) for clip in clips]
+    for clip, pair in zip(clips, pairs, strict=True):
+        if not pair.generated.exists():
+            _write(pair.generated, space, space.encode(list(clip.pictures[: _pictures(plan)])), _sound(plan, clip))
+    return pairs
+
+
+def _pair(plan: Study, clip: VideoClip, system: str, generated: Path, seed: int) -> Pair:
+    """With the recording, cut as the video is, which is written here."""
+    folder = plan.out / "videos" / "recorded"
+    folder.mkdir(parents=True, exist_ok=True)
+    recording, portrait = folder / f"{_stem(clip)}.mp4", folder / f"{_stem(clip)}.png"
+    pictures = np.asarray(clip.pictures[: _pictures(plan)])
+    if not portrait.exists():
+        Image.fromarray(pictures[0]).save(portrait)
+    if not recording.exists():
+        _encode(recording, pictures, _sound(plan, clip))
+    return Pair(
+        name=f"{_stem(clip)} {seed}", generated=generated, recording=recording, portrait=portrait, group=group_of(clip.person),
+        system=system,
+    )
+
+
+def _write(path: Path, space: VideoSpace, latents: Float[Tensor, "1 t c h w"], sound: Audio) -> None:
+    _encode(path, space.decode(latents, space.start())[0], sound)
+
+
+def _encode(path: Path, pictures: Iterable[Frame], sound: Audio) -> None:
+    first, *rest = pictures
+    with VideoWriter(path, fps=MOTION_RATE_HZ, size=(first.shape[1], first.shape[0]), sound=sound) as writer:
+        for picture in (first, *rest):
+            writer.write(picture)
+        writer.finish()
+
+
+def _sound(plan: Study, clip: VideoClip) -> Audio:
+    """What is heard meanwhile."""
+    per_picture = SAMPLE_RATE_HZ // MOTION_RATE_HZ
+    first = clip.first * per_picture
+    heard = load_sound(clip.recording)[first : first + _pictures(plan) * per_picture]
+    return Audio(samples=heard[None], rate=SAMPLE_RATE_HZ)
+
+
+def _pictures(plan: Study) -> int:
+    return 1 + PICTURES * (plan.latents - 1)
+
+
+def _stem(clip: VideoClip) -> str:
+    return f"{clip.name}-{clip.first}"
