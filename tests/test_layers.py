@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "flow": set(),
     "nets": set(),
     "metrics": set(),
-    "speech": {"media", "flow", "graph"},
+    "speech": {"media", "flow", "graph", "components"},
     "latent": {"media", "flow", "graph", "components"},
     "generate": {"speech", "latent", "nets", "media", "flow", "graph"},
     "animate": {"generate", "speech", "latent", "nets", "media", "flow"},

@@ -261,7 +261,7 @@ def forget_a_tensor(folder: Path) -> None:
 @pytest.mark.parametrize(("family", "spoil", "match"), [
     ("hubert", remove("config.json"), "has no config.json"),
     ("hubert", remove("preprocessor_config.json"), "has no preprocessor_config.json"),
-    ("hubert", remove("model.safetensors"), "has no model.safetensors"),
+    ("hubert", remove("model.safetensors"), "has no safetensors, and pickled weights"),
     ("hubert", lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
     ("hubert", lambda folder: (folder / "config.json").write_text("[]"), "no settings"),
     ("hubert", rewrite("config.json", model_type="bert"), "'bert'"),
@@ -314,8 +314,17 @@ def test_names_are_folders_or_the_hubs(folders: dict[str, Path], monkeypatch: py
 
 def test_transformers_is_an_extra(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"vivavoce\[pretrained\]"):
-        PretrainedEncoder.load(folders["hubert"], (1,))
+    sentence = r"pretrained speech encoders need transformers: pip install 'vivavoce\[pretrained\]'"
+    for folder in folders.values():
+        with pytest.raises(ValueError, match=sentence):
+            PretrainedEncoder.load(folder, (1,))
+
+
+def test_diffusers_is_not_needed(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with the extra of the video engine, whose checkpoints are opened by the same functions."""
+    for name in ["diffusers", *(name for name in sys.modules if name.startswith("diffusers."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert dict(PretrainedEncoder.load(folders["hubert"], (1,)).spec.streams) == {"hubert.1": 16}
 
 
 def test_opening_one_prints_nothing(folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:

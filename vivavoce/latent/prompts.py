@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivavoce.components import UNREADABLE, module, part_folder, quiet, said
+from vivavoce.components import UNREADABLE, module, part_folder, quiet, said, weight_files
 from vivavoce.latent.space import Frame
 
 STATES = 512  # of a prompt, padded with zeros
@@ -66,8 +66,8 @@ class ImageEncoder:
 
 def _opened(kind: Any, folder: Path, **options: Any) -> Any:
     """A part as a class of transformers; ValueError where its files will not do."""
-    if "dtype" in options and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} has no safetensors, and pickled weights are not opened: save the checkpoint with safetensors")
+    if "dtype" in options:
+        weight_files(folder)
     try:
         with quiet():
             part = kind.from_pretrained(folder, local_files_only=True, **options)

@@ -1,34 +1,30 @@
 """Speech networks from files in the format of transformers: wav2vec 2.0, HuBERT and Whisper, as functions of a window of sound.
 
-transformers is imported only here and only when a checkpoint is opened: it takes seconds and is an extra (``pretrained``).
+transformers is imported only when a checkpoint is opened: it takes seconds and is an extra (``pretrained``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
+from vivavoce.components import UNREADABLE, Opener, checkpoint_folder, load_weights, module, read_config, said, weight_files
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ
 
 FAMILIES = ("wav2vec2", "hubert", "whisper")
 _HOP = SAMPLE_RATE_HZ // RATE_HZ
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_TRAINING_ONLY = ("masked_spec_embed",)  # weights that no inference uses, and that some checkpoints lack
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+_OPENER = Opener(
+    needs="pretrained speech encoders need", extra="pretrained", given="a checkpoint", libraries=("transformers",)
+)
 
 
 class WindowNet(Protocol):
@@ -136,8 +132,8 @@ def open_checkpoint(source: str | Path, layers: Sequence[int]) -> WindowNet:
     Layer k is transformers' hidden_states[k]: 0 is what the transformer is given, k what its k-th block gives. ValueError where
     files are missing, damaged or of another kind, and where there is no such layer.
     """
-    folder = _folder(source)
-    config, preprocessor = _json(folder, _CONFIG), _json(folder, _PREPROCESSOR)
+    folder = checkpoint_folder(source, [_CONFIG, _PREPROCESSOR, "*.safetensors*"], _OPENER)
+    config, preprocessor = _settings(folder, _CONFIG), _settings(folder, _PREPROCESSOR)
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder} holds a model of type {family!r}: give a checkpoint of type {', '.join(FAMILIES)}")
@@ -156,7 +152,7 @@ def open_checkpoint(source: str | Path, layers: Sequence[int]) -> WindowNet:
 
 
 def _conv(folder: Path, family: str, layers: tuple[int, ...], normalised: bool, fingerprint: str) -> ConvNet:
-    transformers = _module("transformers")
+    transformers = module("transformers", _OPENER)
     model = _load(transformers.HubertModel if family == "hubert" else transformers.Wav2Vec2Model, folder)
     field, hop = 1, 1
     for kernel, stride in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
@@ -168,11 +164,11 @@ def _conv(folder: Path, family: str, layers: tuple[int, ...], normalised: bool, 
 
 
 def _whisper(folder: Path, layers: tuple[int, ...], fingerprint: str) -> WhisperNet:
-    transformers = _module("transformers")
+    transformers = module("transformers", _OPENER)
     try:
         extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    except _UNREADABLE as error:
-        raise ValueError(f"{folder / _PREPROCESSOR} can't be used ({_line(error)}): download the checkpoint again") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{folder / _PREPROCESSOR} can't be used ({said(error)}): download the checkpoint again") from error
     extractor.dither = 0.0  # equal sound, equal features
     model = _load(transformers.WhisperModel, folder).encoder
     hop, heard = 2 * extractor.hop_length, model.config.max_source_positions
@@ -187,88 +183,25 @@ def _whisper(folder: Path, layers: tuple[int, ...], fingerprint: str) -> Whisper
     return WhisperNet(model=model, extractor=extractor, layers=layers, fingerprint=fingerprint)
 
 
-def _folder(source: str | Path) -> Path:
-    """Where the checkpoint's files are; a hub's name is looked up in its cache or downloaded."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if isinstance(source, Path) or folder.exists() or not _HUB_NAME.fullmatch(source):
-        raise ValueError(f"there is no folder {source}: give a checkpoint's folder, or its name on the Hugging Face hub")
-    hub = _module("huggingface_hub")
-    try:
-        return Path(hub.snapshot_download(source, allow_patterns=[_CONFIG, _PREPROCESSOR, "*.safetensors*"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{source} is no folder, and the Hugging Face hub did not give it ({_line(error)}): download the checkpoint and give "
-            f"its folder"
-        ) from error
-
-
-def _json(folder: Path, name: str) -> dict[str, Any]:
+def _settings(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / name).is_file():
         raise ValueError(f"{folder} has no {name}: give the folder of a checkpoint that transformers saved")
-    try:
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / name} is not JSON ({_line(error)}): download the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / name} holds no settings but {type(values).__name__}: download the checkpoint again")
-    return values
+    return read_config(folder, name)
 
 
 def _fingerprint(folder: Path) -> str:
     """Of all weights in the folder, which are read for it once."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder} has no model.safetensors, and pickled weights (pytorch_model.bin) are not opened, since they can run "
-            f"code: save the checkpoint with safetensors"
-        )
     digest = hashlib.sha256()
-    for path in files:
+    for path in weight_files(folder):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
 def _load(kind: Any, folder: Path) -> Any:
-    try:
-        with _quiet():
-            model, report = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-    except _UNREADABLE as error:
-        raise ValueError(f"the weights in {folder} can't be used ({_line(error)}): download the checkpoint again") from error
-    # Weights that the files lack would be random numbers without a word. The decoder's are not used.
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith(_TRAINING_ONLY) and not key.startswith("decoder."))
-    if missing:
-        raise ValueError(f"the weights in {folder} lack {len(missing)} tensors like {missing[0]}: download the checkpoint again")
-    return model.eval().requires_grad_(False)
+    return load_weights(kind, folder, _OPENER, unused=_unused, dtype=torch.float32)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws no progress bars and logs no reports meanwhile: a library doesn't print."""
-    logging = _module("transformers.utils.logging")
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _module(name: str) -> Any:
-    """transformers, or what came with it. By name, since its types cost type checkers minutes and say Any in the end."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError("pretrained speech encoders need transformers: pip install 'vivavoce[pretrained]'") from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of what it says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+def _unused(name: str) -> bool:
+    """Whether no inference uses that tensor: the mask of training, which some checkpoints lack, and Whisper's decoder."""
+    return name.endswith("masked_spec_embed") or name.startswith("decoder.")

@@ -28,7 +28,6 @@ from vivavoce.train.data import Example, Progress
 
 TAKES = 3  # motions of each recording, of seeds 0 and on
 GLANCED, GLANCES = 12, 2  # people that a glance looks at, and motions of a recording of each
-HIGHER = ("lip_corr", "width_corr", "closure_f1")
 RATIOS = ("lip_gain", "brow_ratio", "head_ratio", "dynamic", "jerk")  # to the recording's: 1 is best
 MESH = "mesh_frechet"
 
