@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_wan import save_image_encoder, save_text_encoder
 
 from vivavoce.latent.prompts import STATES, image_states, text_states
@@ -61,4 +64,16 @@ def test_what_is_missing_is_told(base: Path, tmp_path: Path) -> None:
         text_states(tmp_path, ["a"])
     (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"can't be used .*: download the checkpoint again"):
+        text_states(tmp_path, ["a"])
+
+
+def test_an_encoder_that_lacks_weights_is_refused(base: Path, tmp_path: Path) -> None:
+    """They would be random numbers."""
+    (tmp_path / "tokenizer").symlink_to(base / "tokenizer")
+    shutil.copytree(base / "text_encoder", tmp_path / "text_encoder")
+    file = tmp_path / "text_encoder" / "model.safetensors"
+    kept = load_file(file)
+    gone = next(name for name in kept if "DenseReluDense" in name)
+    save_file({name: weight for name, weight in kept.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lack 1 tensors like {re.escape(gone)}: download the checkpoint again"):
         text_states(tmp_path, ["a"])

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivavoce.components import UNREADABLE, module, part_folder, quiet, said, weight_files
+from vivavoce.components import UNREADABLE, load_weights, module, part_folder, quiet, said, weight_files
 from vivavoce.latent.space import Frame
 
 STATES = 512  # of a prompt, padded with zeros
@@ -30,7 +30,7 @@ def text_states(
     STATES tokens, zeros behind the last. ValueError where ``<base>/text_encoder`` or ``<base>/tokenizer`` will not do."""
     transformers = module("transformers")
     tokenizer = _opened(transformers.AutoTokenizer, part_folder(base, "tokenizer", "tokenizer_config.json"))
-    encoder = _opened(transformers.UMT5EncoderModel, part_folder(base, "text_encoder"), dtype=dtype).to(device)
+    encoder = _encoder(transformers.UMT5EncoderModel, part_folder(base, "text_encoder"), dtype).to(device)
     cleaned = [re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip() for prompt in prompts]
     tokens = tokenizer(cleaned, padding="max_length", max_length=STATES, truncation=True, return_tensors="pt")
     mask = tokens.attention_mask.to(device)
@@ -55,7 +55,7 @@ class ImageEncoder:
         self._processor = _opened(
             transformers.CLIPImageProcessor, part_folder(base, "image_processor", "preprocessor_config.json")
         )
-        self._encoder = _opened(transformers.CLIPVisionModel, part_folder(base, "image_encoder"), dtype=dtype).to(device)
+        self._encoder = _encoder(transformers.CLIPVisionModel, part_folder(base, "image_encoder"), dtype).to(device)
 
     @torch.no_grad()
     def __call__(self, picture: Frame) -> Float[Tensor, "1 m k"]:
@@ -64,13 +64,16 @@ class ImageEncoder:
         return self._encoder(given, output_hidden_states=True).hidden_states[-2]
 
 
-def _opened(kind: Any, folder: Path, **options: Any) -> Any:
-    """A part as a class of transformers; ValueError where its files will not do."""
-    if "dtype" in options:
-        weight_files(folder)
+def _encoder(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """An encoder as a class of transformers; ValueError where its files will not do."""
+    weight_files(folder)
+    return load_weights(kind, folder, dtype=dtype)
+
+
+def _opened(kind: Any, folder: Path) -> Any:
+    """What prepares an encoder's input, likewise."""
     try:
         with quiet():
-            part = kind.from_pretrained(folder, local_files_only=True, **options)
+            return kind.from_pretrained(folder, local_files_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{folder} can't be used ({said(error)}): download the checkpoint again") from error
-    return part.eval() if "dtype" in options else part

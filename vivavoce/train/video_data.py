@@ -139,7 +139,8 @@ def make_cache(
         raise ValueError(f"{out} was made with another {other}: give another folder, or remove it")
     if process == 0:
         _common(out, encoder, base, config, stamp)
-        _written(file, lambda partial: partial.write_text(json.dumps(stamp)))
+        if not file.exists():
+            _written(file, lambda partial: partial.write_text(json.dumps(stamp)))
     images = ImageEncoder(base.path, device=space.vae.device) if base.image else None
     own = clips[process::processes]
     heard: tuple[Path | None, Tensor] = (None, torch.zeros(0))

@@ -78,8 +78,9 @@ class Way:
     post: str | None = None
 
 
+FULL = "full"
 WAYS: Mapping[str, Way] = {
-    "full": Way(says="all levels, FiLM, four pictures side by side, both stages, lip mask"),
+    FULL: Way(says="all levels, FiLM, four pictures side by side, both stages, lip mask"),
     "one-level": Way(says="one level of each stream, 300 ms", levels={"widths": (LOCAL,), "memory": None}),
     "attention": Way(says="cross-attention instead of FiLM", parts={"injection": "attention"}),
     "pooled": Way(says="mean of a latent's four pictures", parts={"pooled": True}),
@@ -120,6 +121,9 @@ class Study:
         unknown = [name for name in self.ways if name not in WAYS]
         if unknown:
             raise ValueError(f"no way is called {unknown[0]!r}: give some of {', '.join(WAYS)}")
+        for name in self.ways:
+            if WAYS[name].post is not None and FULL not in self.ways:
+                raise ValueError(f"{name} goes on from {FULL}: ask for that too")
 
     @property
     def base(self) -> Path:
@@ -161,7 +165,7 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
     return VideoRecipe(
         base=start, cache=plan.cache, out=plan.base, stages=(Stage(steps=plan.base_steps, aligned=True, lip_mask=False),),
         batch=plan.batch, parts={"levels": None, "identity": False, "joints": 0, "intensity": False}, train_base=True,
-        windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
+        base_rate=2e-3, windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
     )
 
 
@@ -179,7 +183,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
 def post_recipe(plan: Study, name: str, seed: int) -> VideoPostRecipe:
     """How the full run is post-trained."""
     return VideoPostRecipe(
-        base=plan.base, adapter=plan.folder("full", seed) / "adapter.safetensors", cache=plan.cache, out=plan.folder(name, seed),
+        base=plan.base, adapter=plan.folder(FULL, seed) / "adapter.safetensors", cache=plan.cache, out=plan.folder(name, seed),
         objective=WAYS[name].post, steps=plan.post_steps, batch=2, lora_rate=5e-5, own_rate=5e-5,  # type: ignore[arg-type]
         windows=plan.windows, sft_weight=1.0, norm_weight=2.0, seed=seed,
     )
@@ -241,8 +245,8 @@ def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
         systems: dict[str, tuple[Path, float | None]] = {name: (path, None) for name, path in adapters.items()}
         if not seed:
             systems["base"] = plan.base / "adapter.safetensors", None
-        if "full" in adapters:
-            systems |= {f"intensity {value:g}": (adapters["full"], value) for value in INTENSITIES}
+        if FULL in adapters:
+            systems |= {f"intensity {value:g}": (adapters[FULL], value) for value in INTENSITIES}
         for system, (adapter, intensity) in systems.items():
             pairs += _videos(plan, system, seed, adapter, intensity, space, chosen, accelerator, progress)
     return [*pairs, *_ceiling(plan, space, chosen)]
@@ -328,7 +332,7 @@ def _encode(path: Path, pictures: Iterable[Frame], sound: Audio) -> None:
 
 def _sound(plan: Study, clip: VideoClip) -> Audio:
     """What is heard meanwhile."""
-    per_picture = SAMPLE_RATE_HZ // MOTION_RATE_HZ
+    per_picture = round(SAMPLE_RATE_HZ / MOTION_RATE_HZ)
     first = clip.first * per_picture
     heard = load_sound(clip.recording)[first : first + _pictures(plan) * per_picture]
     return Audio(samples=heard[None], rate=SAMPLE_RATE_HZ)

@@ -2,8 +2,8 @@
 
 It has what makes the 2.2 kind quick (pictures in patches of 2 x 2, residual shortcuts) and the latents of the 2.1 kind (8 times
 smaller in space and 4 times in time, 16 channels), with few channels within, so that a CPU trains it: the 2.2 kind's 16 times
-learned half as fast. No downloaded network judges its pictures: weighted L1 at several scales, gradients, and a small divergence
-from the normal distribution. diffusers is needed.
+learned more slowly (docs/log.md). No downloaded network judges its pictures: weighted L1 at several scales, gradients, and a
+small divergence from the normal distribution. diffusers is needed.
 """
 
 from __future__ import annotations

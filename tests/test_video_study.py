@@ -1,0 +1,124 @@
+"""The study of the video engine's parts: runs differ in what they say, all is shown and kept, the table marks what is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_video import SIDE, Loudness, make_recordings, quiet
+from tiny_wan import VAE_2_1, save_vae
+
+from vivavoce.apps import bench_video_parts
+from vivavoce.apps.parts import shipped
+from vivavoce.judge.pairs import Pair
+from vivavoce.judge.results import Difference, Evaluation, Summary
+from vivavoce.latent.mesh import FaceModel
+from vivavoce.media.audio import has_sound
+from vivavoce.media.video import read_frames
+from vivavoce.metrics.confidence import Interval
+from vivavoce.train import video_data, video_study
+from vivavoce.train.video_clips import ClipConfig
+from vivavoce.train.video_loop import make_accelerator
+from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS, NetShape, Study, study, way_recipe
+from vivavoce.train.video_windows import WindowConfig
+
+pytest.importorskip("accelerate")
+TINY = ("full", "pooled", "ladder")
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study of recordings of nobody; the judge is left out, since there is no face."""
+    clips, sounds = make_recordings(4, 17, FaceModel.load(shipped() / "face.safetensors"))
+    clips = [replace(clip, split="val" if i > 2 else "train") for i, clip in enumerate(clips)]
+    monkeypatch.setattr(video_study, "make_clips", quiet)
+    monkeypatch.setattr(video_study, "load_clips", lambda _, split: [clip for clip in clips if clip.split == split])
+    for place in (video_data, video_study):
+        monkeypatch.setattr(place, "load_sound", lambda path: sounds[path])
+    monkeypatch.setattr(video_study, "evaluate", lambda pairs, *_, **__: pairs)
+    vae = save_vae(tmp_path / "given", **VAE_2_1 | {"z_dim": 4}) / "vae"
+    return Study(
+        out=tmp_path / "study", vae=vae, net=NetShape(layers=2, heads=2, head_width=12, feed_forward=24), base_steps=2, steps=5,
+        post_steps=2, ways=TINY, batch=2, windows=WindowConfig(latents=4, prefix=2), latents=5, clips=ClipConfig(side=SIDE),
+    )
+
+
+def run(plan: Study) -> Sequence[Pair]:
+    found: Any = study(plan, [], Loudness(), make_accelerator("no"), quiet, quiet)
+    return found
+
+
+def test_every_way_is_trained_shown_and_kept(plan: Study) -> None:
+    pairs = run(plan)
+    systems = dict.fromkeys(pair.system for pair in pairs)
+    assert list(systems) == [*TINY, "base", *(f"intensity {value:g}" for value in INTENSITIES), CEILING]
+    for pair in pairs:
+        assert pair.recording is not None
+        made, recorded = (list(read_frames(path, 25)) for path in (pair.generated, pair.recording))
+        assert len(made) == len(recorded) == 17
+        assert has_sound(pair.generated)
+        assert has_sound(pair.recording)
+    kept = {path: path.stat().st_mtime_ns for path in plan.out.rglob("*") if path.is_file()}
+    assert run(plan) == pairs
+    assert {path: path.stat().st_mtime_ns for path in plan.out.rglob("*") if path.is_file()} == kept
+
+    first = plan.folder("full", 0) / "adapter.safetensors"
+    before, video = load_file(first), pairs[0].generated.read_bytes()
+    for path in (first, plan.folder("full", 0) / "checkpoint.pt", pairs[0].generated):
+        path.unlink()
+    run(plan)
+    assert all(torch.equal(weight, before[name]) for name, weight in load_file(first).items())
+    assert pairs[0].generated.read_bytes() == video
+
+
+def test_what_is_post_trained_is_the_full_run(plan: Study) -> None:
+    run(plan)
+    full, ladder = (load_file(plan.folder(name, 0) / "adapter.safetensors") for name in ("full", "ladder"))
+    assert full.keys() == ladder.keys()
+    apart = [float((full[name] - ladder[name]).abs().max()) for name in full]
+    assert 0 < max(apart) < 1e-3  # a few small steps away from it
+    assert load_file(plan.folder("pooled", 0) / "adapter.safetensors").keys() == full.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, way in WAYS.items() if way.post is None])
+def test_a_way_changes_only_what_it_says(plan: Study, name: str) -> None:
+    """Equal steps, batches, seeds and rates: what is left is what the way is about."""
+    ours, full = vars(way_recipe(plan, name, 1)), vars(way_recipe(plan, "full", 1))
+    changed = {key for key in full if ours[key] != full[key]} - {"out"}
+    said = {"one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "one-stage": "stages"}
+    assert changed == ({said[name]} if name in said else set())
+    assert sum(stage.steps for stage in ours["stages"]) == plan.steps
+
+
+@pytest.mark.parametrize(("wrong", "says"), [
+    ({"steps": 0}, "steps is 0: give 1 or more"), ({"ways": ("best",)}, "no way is called 'best': give some of full"),
+    ({"ways": ("ladder",)}, "ladder goes on from full: ask for that too"),
+])  # fmt: skip
+def test_a_study_that_will_not_do_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Study(out=Path("out"), **wrong)
+
+
+def test_the_table_marks_what_is_more_than_chance() -> None:
+    def interval(value: float, low: float, high: float) -> Interval:
+        return Interval(value=value, low=low, high=high, count=9)
+
+    def summary(system: str, value: float) -> Summary:
+        return Summary(
+            system=system, group="all", figure="lip_corr", mean=interval(value, 0, 1), median=None, real=None, reward=False
+        )
+
+    apart = [("pooled", interval(-0.2, -0.3, -0.1)), ("attention", interval(0.1, -0.1, 0.3))]
+    found = Evaluation(
+        figures=(), systems=("full", "pooled", "attention"), groups=("all",), rows=(),
+        summaries=(summary("full", 0.5), summary("pooled", 0.3), summary("attention", 0.6)),
+        differences=tuple(Difference(system=s, against="full", group="all", figure="lip_corr", mean=i) for s, i in apart),
+    )
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in bench_video_parts.table(found).splitlines()}
+    assert [rows[WAYS[name].says] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
+    assert WAYS["ladder"].says not in rows
