@@ -36,7 +36,7 @@ def windows(generator: VideoGenerator, tmp_path_factory: pytest.TempPathFactory)
     folder, examples = tmp_path_factory.mktemp("cache"), []
     for i, (person, latents) in enumerate([("a", 6), ("a", 5), ("b", 9), ("c", 9)]):
         file = folder / f"train__{i}.safetensors"
-        clip = {"name": f"{i}", "person": person, "first": 20, "talks": person != "c"}
+        clip = {"name": f"{i}", "person": person, "first": 20, "talks": person != "c", "framing": 1.5}
         draw = torch.Generator().manual_seed(i)
         tensors = {"latents": torch.randn(latents, 48, 2, 2, generator=draw), "speech": heard(20 + 2 * 40, seed=i)}
         save_file(tensors, file, {"clip": json.dumps(clip)})

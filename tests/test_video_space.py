@@ -29,7 +29,7 @@ from torch import Tensor
 
 import vivavoce
 from vivavoce import Portrait
-from vivavoce.latent.framing import chosen_face, cut, window
+from vivavoce.latent.framing import HEAD_AND_SHOULDERS, chosen_face, cut, window
 from vivavoce.latent.space import Frame, LatentSpec
 from vivavoce.latent.tiles import Tiling
 from vivavoce.latent.video import DecoderState, EncoderState, VideoSpace
@@ -359,7 +359,7 @@ def test_a_reference_is_the_picture_and_its_latent(space: VideoSpace) -> None:
     twice = space.reference(Portrait(image=picture.repeat(2, 0).repeat(2, 1)))
     assert np.array_equal(twice.picture, picture)
     with pytest.raises(ValueError, match="no face was found"):
-        space.reference(Portrait(image=picture), crop=True)
+        space.reference(Portrait(image=picture), crop=HEAD_AND_SHOULDERS)
     with pytest.raises(ValueError, match="no face was found"):
         space.reference(Portrait(image=picture, face=0))
 
@@ -369,7 +369,7 @@ def test_a_crop_is_round_the_face(space: VideoSpace, astronaut: Portrait, size: 
     height, width = size
     face = chosen_face(astronaut)
     middle = face[:, :2].mean(0)
-    for close in (True, False):
+    for close in (HEAD_AND_SHOULDERS, 1.4, None):
         low, extent = window(face, astronaut.image.shape, aspect=width / height, close=close)
         assert (low >= 0).all() and (low + extent <= [*astronaut.image.shape[1::-1]]).all()
         assert (low < face[:, :2].min(0)).all() and (face[:, :2].max(0) < low + extent).all()  # nothing of it is cut off
@@ -379,9 +379,9 @@ def test_a_crop_is_round_the_face(space: VideoSpace, astronaut: Portrait, size: 
         around = astronaut.image[int(middle[1]) - 6 : int(middle[1]) + 6, int(middle[0]) - 6 : int(middle[0]) + 6]
         np.testing.assert_allclose(shown[y, x], around.mean((0, 1)), atol=25)  # the nose is where it has to be
     closer = window(face, astronaut.image.shape, aspect=width / height)[1]
-    wider = window(face, astronaut.image.shape, aspect=width / height, close=False)[1]
+    wider = window(face, astronaut.image.shape, aspect=width / height, close=None)[1]
     assert (closer <= wider).all() and (width != height or (closer < wider).all())
-    reference = space.at(height, width).reference(astronaut, crop=True)
+    reference = space.at(height, width).reference(astronaut, crop=HEAD_AND_SHOULDERS)
     assert np.array_equal(reference.picture, cut(astronaut.image, *window(face, astronaut.image.shape, aspect=width / height),
                                                  height=height, width=width))  # fmt: skip
 

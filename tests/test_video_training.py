@@ -284,6 +284,7 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(cache: Path, tm
     logs = [[json.loads(line) for line in (run.parent / "log.jsonl").open()] for run in (unbroken, resumed)]
     assert logs[0] == logs[1] and [line["aligned"] for line in logs[0]] == [False, True]
     assert {"encoder", "silence", "latents", "window", "intensity", "recipe", "prompt", "autoencoder"} <= first.metadata.keys()
+    assert json.loads(first.metadata["framing"]) == pytest.approx(2 * 0.95, abs=0.2)  # such a face is half of the picture
     with pytest.raises(ValueError, match="other parts"):
         train_video(replace(again, rank=0), accelerator, quiet, quiet)
 

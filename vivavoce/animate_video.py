@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vivavoce.animate import HIGHEST_FPS, LOWEST_FPS, Animator, Controls
 from vivavoce.components import load_part, module, part_folder, pipeline_folder, read_config, said
 from vivavoce.generate_video import VideoGenerator
+from vivavoce.latent.framing import HEAD_AND_SHOULDERS
 from vivavoce.latent.prompts import STATES, image_states, text_states
 from vivavoce.latent.regions import speaker_masks
 from vivavoce.latent.skeleton import driven_skeleton, find_skeleton
@@ -83,11 +84,12 @@ class VideoAnimator:
     def __init__(
         self, base: str | Path, net: VideoTransformer, space: VideoSpace, windows: VideoWindows, place: Place, *,
         encoder: SpeechEncoder[Any] | None = None, silence: Float[Tensor, " w"] | None = None, prompt: str = "",
+        framing: float = HEAD_AND_SHOULDERS,
     ):
         """``base``: where the encoders of text and pictures are; ``encoder``, ``silence``: for networks that hear; ``prompt``:
-        what the network was trained with."""
+        what the network was trained with; ``framing``: how closely its pictures were cropped (`latent.framing.window`)."""
         self.base, self.net, self.space, self.windows, self.place = base, net, space, windows, place
-        self.encoder, self.silence, self.prompt = encoder, silence, prompt
+        self.encoder, self.silence, self.prompt, self.framing = encoder, silence, prompt, framing
         place.settle(space.vae)
         if place.offload == "sequential":
             offload_layers(net, place.device)
@@ -128,8 +130,8 @@ class VideoAnimator:
                 encoder, silence = reopen(told["encoder"], checkpoint=checkpoint), torch.tensor(json.loads(told["silence"]))
             except KeyError as error:
                 raise ValueError(f"{adapter} does not say its {error.args[0]}: train the adapter with this version") from error
-        prompt = json.loads(told.get("prompt", '""'))
-        return cls(base, net, space, windows, place, encoder=encoder, silence=silence, prompt=prompt)
+        own = {name: json.loads(told[name]) for name in ("prompt", "framing") if name in told}
+        return cls(base, net, space, windows, place, encoder=encoder, silence=silence, **own)
 
     def animate(
         self, portrait: Portrait, audio: Audio | Mapping[int, Audio], *, prompt: str | None = None, negative: str = "",
@@ -138,7 +140,7 @@ class VideoAnimator:
         progress: Progress = lambda _what, _done, _total: None,
     ) -> Generator[Frame, None, None]:
         """Frames (h, w, 3) uint8 RGB, round(duration * fps) of them; the first shows the portrait, as much of it as fits or
-        cropped to head and shoulders.
+        cropped as the pictures were that the adapter was trained on (head and shoulders, for a base alone).
 
         ``audio``: speech, or that of each of several faces by its number, which the adapter hears each in its place. ``prompt``,
         ``negative``: what is to be seen (None: as the adapter was trained), and what not. ``windows``: instead of the animator's
@@ -163,7 +165,7 @@ class VideoAnimator:
         count = max(round(seconds * self.space.spec.fps), 1)
         text, no_text = self._text(self.prompt if prompt is None else prompt, negative, progress)
         with self.place.working(self.space.vae), torch.no_grad():
-            reference = self.space.reference(portrait, crop=crop)
+            reference = self.space.reference(portrait, crop=self.framing if crop else None)
             scene = Scene(
                 event=self.space.spec.event, text=text, no_text=no_text, reference=reference,
                 image=self._image(reference.picture), intensity=None if intensity is None else torch.tensor([intensity]),
@@ -295,6 +297,15 @@ def adapter_windows(adapter: Path | None) -> VideoWindows:
         return VideoWindows()
     trained = json.loads(told["window"])
     return VideoWindows(latents=trained["latents"], prefix=min(trained["prefix"], trained["latents"] - 2), opening=False)
+
+
+def adapter_side(adapter: Path | None) -> int | None:
+    """The longer side of the pictures that an adapter was trained on, px, where it says so."""
+    told = {} if adapter is None else _metadata(adapter)
+    if "latents" not in told:
+        return None
+    latents = json.loads(told["latents"])
+    return max(latents["height"], latents["width"])
 
 
 def check_memory(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 NONE = "(default: none)"
+TINY = "tiny"  # the base of our own, which ships
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,8 @@ class Wan:
 
     base: Annotated[str | None, arg(metavar="FOLDER|NAME", help_behavior_hint="")] = None
     """The pretrained model in diffusers' format: a folder, or a name on the Hugging Face hub such as
-    Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
+    Wan-AI/Wan2.2-TI2V-5B-Diffusers. tiny is one of our own that comes with vivavoce, with its adapter: 128 px, to try things on
+    a processor."""
     adapter: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """What taught the base to speak, as `train video` writes it. Without one the base alone makes the picture move, and hears
     nothing."""

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from vivavoce.animate import Animator, Controls
-from vivavoce.animate_video import DEFAULT_LONGEST, VideoAnimator, adapter_windows, size_of
+from vivavoce.animate_video import DEFAULT_LONGEST, VideoAnimator, adapter_side, adapter_windows, size_of
 from vivavoce.apps import interrupt
+from vivavoce.apps.cli_video import TINY, Wan
+from vivavoce.apps.parts import parts, shipped
 from vivavoce.apps.progress import Bar, Lines, reporter
+from vivavoce.components import module
 from vivavoce.latent.space import Frame
 from vivavoce.media.audio import Audio, probe_audio
 from vivavoce.media.files import check_writable, require_file
@@ -31,8 +34,7 @@ if TYPE_CHECKING:
 
 def animate(options: cli.Animate) -> None:
     """A portrait speaks by a pretrained video model."""
-    render, wan = options.render, options.wan
-    assert wan.base is not None  # Animate.check saw to it
+    render, wan, engine = options.render, options.wan, _engine(options.wan)
     check_output(options.output, render.overwrite)
     portrait = Portrait.open(options.portrait, face=render.face)
     sound: Audio | Path
@@ -43,19 +45,21 @@ def animate(options: cli.Animate) -> None:
         probe_audio(options.speech)  # a silent recording is refused before anything is loaded
         speech, sound = Audio.open(options.speech), options.speech
     device = device_of(wan.device)
-    windows = _windows(options)
-    size = size_of(wan.base, portrait.image.shape, longest=render.size or DEFAULT_LONGEST, crop=render.crop)
+    windows = _windows(options, engine.adapter)
+    crop = render.crop or engine.close
+    longest = render.size or adapter_side(engine.adapter) or DEFAULT_LONGEST
+    size = size_of(engine.base, portrait.image.shape, longest=longest, crop=crop)
     started = time.monotonic()
     with reporter() as report:
-        if wan.adapter is None:
+        if engine.adapter is None:
             report.say("no --adapter was given: the base alone makes the picture move, and does not hear the speech")
         report("loading", 0, None)
         animator = VideoAnimator.load(
-            wan.base, wan.adapter, size=size, fps=render.fps, windows=windows, device=device,
+            engine.base, engine.adapter, size=size, fps=render.fps, windows=windows, device=device,
             dtype=torch.float32 if device.type == "cpu" else torch.bfloat16, offload=wan.offload or "none", tiling=wan.tiling,
         )
         frames = animator.animate(
-            portrait, speech, prompt=wan.prompt, negative=wan.negative or "", seed=options.seed, crop=render.crop,
+            portrait, speech, prompt=wan.prompt, negative=wan.negative or "", seed=options.seed, crop=crop,
             intensity=wan.intensity, guide=wan.guide or 0.0, animator=Animator.load() if wan.guide else None,
             controls=Controls(expression=render.expression, head=render.head, blink=render.blink, gaze=render.gaze),
             progress=report,
@@ -85,7 +89,6 @@ def bench_video(options: cli_bench.BenchVideo) -> None:
 def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     """The study of the video engine's parts, which goes on where an earlier one in the same folder stopped."""
     from vivavoce.apps import bench_video_parts as told
-    from vivavoce.apps.parts import parts
     from vivavoce.train.data import read_manifest
     from vivavoce.train.video_loop import make_accelerator
     from vivavoce.train.video_study import WAYS, Study, study
@@ -124,9 +127,28 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
-def _windows(options: cli.Animate) -> VideoWindows:
+@dataclass(frozen=True, kw_only=True)
+class _Engine:
+    """``close``: it knows faces from near only."""
+
+    base: str | Path
+    adapter: Path | None
+    close: bool = False
+
+
+def _engine(wan: Wan) -> _Engine:
+    """What makes the video, by the name that was given."""
+    assert wan.base is not None  # Animate.check saw to it
+    if wan.base != TINY:
+        return _Engine(base=wan.base, adapter=wan.adapter)
+    module("diffusers")  # is refused before the memory is estimated
+    folder = shipped() / "video"
+    return _Engine(base=folder, adapter=wan.adapter or folder / "adapter.safetensors", close=True)
+
+
+def _windows(options: cli.Animate, adapter: Path | None) -> VideoWindows:
     """Those that the adapter was trained with, as far as nothing else is asked."""
-    wan, windows = options.wan, adapter_windows(options.wan.adapter)
+    wan, windows = options.wan, adapter_windows(adapter)
     asked = {"text": wan.text_guidance, "reference": wan.image_guidance, "speech": options.guidance}
     scales = {name: windows.guidance.get(name) if scale is None else scale for name, scale in asked.items()}
     for name, scale in scales.items():

@@ -14,7 +14,7 @@ from vivavoce.latent.tracker import find_faces
 from vivavoce.media.portrait import Portrait
 
 HEAD_AND_SHOULDERS = 2.4  # sides of a face in the shorter side of what is shown of a head and its shoulders
-BELOW = 0.08  # sides of a face: how far under its centre the centre of what is shown lies
+BELOW = 0.08  # sides of a face: how far under its centre the centre of head and shoulders lies
 
 
 def chosen_face(portrait: Portrait) -> Float[np.ndarray, "478 3"]:
@@ -50,20 +50,22 @@ def extent(face: Float[np.ndarray, "478 3"]) -> float:
 
 
 def window(
-    face: Float[np.ndarray, "478 3"] | None, shape: tuple[int, ...], *, aspect: float = 1.0, close: bool = True
+    face: Float[np.ndarray, "478 3"] | None, shape: tuple[int, ...], *, aspect: float = 1.0,
+    close: float | None = HEAD_AND_SHOULDERS,
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
     """Upper left corner and size (x, y; px) of what is shown of a picture of that shape, inside it.
 
-    ``aspect``: width over height. ``close``: head and shoulders; otherwise as much of the picture as the aspect leaves. It lies
-    round the face, or in the middle where there is none.
+    ``aspect``: width over height. ``close``: sides of the face in the shorter side of what is shown, if there is as much; None:
+    as much of the picture as the aspect leaves. It lies round the face, or in the middle where there is none.
     """
     room = np.array([shape[1], shape[0]], float)
     sides = np.array([max(1.0, aspect), max(1.0, 1 / aspect)])
     large = extent(face) if face is not None else math.nan
-    assert not close or face is not None
-    shorter = min(HEAD_AND_SHOULDERS * large if close else math.inf, *(room / sides))
+    assert close is None or face is not None
+    shorter = min(math.inf if close is None else close * large, *(room / sides))
     size = shorter * sides
-    centre = room / 2 if face is None else (face[:SKIN, :2].min(0) + face[:SKIN, :2].max(0)) / 2 + [0.0, BELOW * large]
+    below = BELOW * (1.0 if close is None else (close - 1) / (HEAD_AND_SHOULDERS - 1))
+    centre = room / 2 if face is None else (face[:SKIN, :2].min(0) + face[:SKIN, :2].max(0)) / 2 + [0.0, below * large]
     return np.clip(centre - size / 2, 0, room - size), size
 
 

@@ -105,12 +105,12 @@ class VideoSpace:
         """The same autoencoder for pictures of another size."""
         return VideoSpace(self.vae, height=height, width=width, fps=self.spec.fps, tiling=self.tiling)
 
-    def reference(self, portrait: Portrait, *, crop: bool = False) -> VideoReference:
-        """The portrait at the space's size and its latent: as much of it as fits, or cropped to head and shoulders.
+    def reference(self, portrait: Portrait, *, crop: float | None = None) -> VideoReference:
+        """The portrait at the space's size and its latent: as much of it as fits, or so many sides of the face (`crop`).
 
         What doesn't fit is cut away round the face. ValueError where the face asked for isn't there; only a crop needs one.
         """
-        face = chosen_face(portrait) if crop else face_if_any(portrait)
+        face = face_if_any(portrait) if crop is None else chosen_face(portrait)
         low, size = window(face, portrait.image.shape, aspect=self.width / self.height, close=crop)
         picture = cut(portrait.image, low, size, height=self.height, width=self.width)
         return VideoReference(picture=picture, latent=self.encode([picture]))

@@ -174,7 +174,7 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
         training.log(aligned=stage.aligned)
         if training.step % recipe.checkpoint_every == 0 or training.done:
             training.save()
-    return finish(recipe, training, net, metadata_of(recipe, net, common, scale), accelerator)
+    return finish(recipe, training, net, metadata_of(recipe, net, examples, common, scale), accelerator)
 
 
 def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, accelerator: Any) -> Iterator[Step]:
@@ -229,7 +229,7 @@ def spec_of(common: Common, net: VideoTransformer) -> LatentSpec:
 
 
 def metadata_of(
-    recipe: VideoRecipe, net: VideoTransformer, common: Common, scale: IntensityScale | None
+    recipe: VideoRecipe, net: VideoTransformer, examples: Sequence[VideoExample], common: Common, scale: IntensityScale | None
 ) -> dict[str, str]:
     """What the adapter's file says besides its weights: all that is needed to use it, and how it was made."""
     spec = spec_of(common, net)
@@ -240,6 +240,7 @@ def metadata_of(
         "latents": {"event": list(spec.event), "fps": fps, "height": height, "width": width},
         "window": {"latents": recipe.windows.latents, "prefix": recipe.windows.prefix},
         "silence": common.silence.tolist(), "prompt": common.stamp["config"]["prompt"],
+        "framing": float(np.median([example.framing for example in examples])),
     }
     found = {key: json.dumps(value) for key, value in said.items()}
     found |= {"encoder": common.stamp["encoder"], "recipe": json.dumps(settings)}

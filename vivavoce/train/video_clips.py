@@ -91,6 +91,12 @@ class VideoClip:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def framing(self) -> float:
+        """Sides of the middle face in a side of the picture; not a number where no face was tracked."""
+        boxes = np.array([face_box(face) for face in self.points.astype(np.float64)])
+        return self.crop.side / float(np.nanmedian((boxes[:, 2:] - boxes[:, :2]).max(1)))
+
 
 def head_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
     """The fixed square around a head: a quarter larger than the middle face, more where the head moves far."""

@@ -82,6 +82,7 @@ class VideoExample:
     first: int  # speech feature of the first picture
     latents: int
     talks: bool
+    framing: float  # see `VideoClip.framing`
 
     def window(self, name: str, span: slice) -> Tensor:
         """A stretch of what has a time axis: latents, lips, face, lips_ever, face_ever, known, spreads or skeleton."""
@@ -158,7 +159,10 @@ def make_cache(
         if images is not None:
             tensors["image"] = images(clip.pictures[0])[0].half()
             tensors["grey"] = space.opening(clip.pictures[0], config.grey)[0].half()
-        said = {"name": clip.name, "person": clip.person, "first": PER_PICTURE * clip.first, "talks": clip.talks}
+        said = {
+            "name": clip.name, "person": clip.person, "first": PER_PICTURE * clip.first, "talks": clip.talks,
+            "framing": round(clip.framing, 3),
+        }
         contents = {key: values.cpu().contiguous() for key, values in tensors.items()}
         _written(file, lambda partial, c=contents, s=said: save_file(c, partial, {"clip": json.dumps(s)}))
     progress("encoding", len(own), len(own))
