@@ -41,7 +41,7 @@ def windows(generator: VideoGenerator, tmp_path_factory: pytest.TempPathFactory)
         tensors = {"latents": torch.randn(latents, 48, 2, 2, generator=draw), "speech": heard(20 + 2 * 40, seed=i)}
         save_file(tensors, file, {"clip": json.dumps(clip)})
         examples.append(VideoExample(file=file, latents=latents, **clip))  # type: ignore[arg-type]
-    common = Common(text=torch.randn(1, 5, TEXT_WIDTH), no_text=None, silence=SILENCE, stamp={})
+    common = Common(text=torch.randn(1, 5, TEXT_WIDTH), no_text=None, silence=SILENCE, stamp={"base": {"image": False}})
     return Windows(
         examples, common, WindowConfig(latents=4, prefix=2), SPEC, parts=generator.net.config.parts, stills=False, scale=None,
         seed=0,

@@ -364,6 +364,12 @@ def test_a_reference_is_the_picture_and_its_latent(space: VideoSpace) -> None:
         space.reference(Portrait(image=picture, face=0))
 
 
+def test_a_picture_that_is_held_is_a_clip_of_it(space: VideoSpace) -> None:
+    first, *_, last = pictures = list(clip(5))
+    assert torch.equal(space.opening(first, 3, held=True), space.encode([first] * 9))
+    assert torch.equal(space.begun(pictures, 3, held=True), space.encode([*pictures, *[last] * 4]))
+
+
 @pytest.mark.parametrize("size", [(96, 96), (64, 128), (128, 64)])
 def test_a_crop_is_round_the_face(space: VideoSpace, astronaut: Portrait, size: tuple[int, int]) -> None:
     height, width = size

@@ -21,7 +21,7 @@ from video_processes import WINDOWS, recipe_of, trained, work
 
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.latent.mesh import FaceModel
-from vivavoce.latent.stills import known_pictures, known_then_grey
+from vivavoce.latent.stills import known_pictures, known_then
 from vivavoce.latent.video import VideoSpace
 from vivavoce.nets.hearing import hear_all
 from vivavoce.nets.levels import LevelsConfig
@@ -38,8 +38,8 @@ from vivavoce.train.video_windows import Place, Windows
 
 pytest.importorskip("accelerate")
 
-CONFIG = CacheConfig(faces=2, grey=4, seconds=0.4)
-BASE = Base(path=Path("."), text_width=6, image=False)
+CONFIG = CacheConfig(faces=2, opening=4, seconds=0.4)
+BASE = Base(path=Path("."), text_width=6, image=False, stills=False)
 PICTURES, COUNT = 27, 4
 
 
@@ -200,7 +200,7 @@ def test_what_is_known_of_an_opening_is_said_as_by_wan(recordings: Any, space: V
     grey, known = space.opening(picture, 4), torch.arange(4)[None] < 1
     pictures = known_pictures(known, space.spec, opens=True)
     assert pictures[0].tolist() == [True] + [False] * 12
-    ours = still_channels(known_then_grey(latents, grey, known), pictures)
+    ours = still_channels(known_then(latents, grey, known), pictures)
     torch.testing.assert_close(ours, still_channels(grey, pictures))
     later = known_pictures(known, space.spec, opens=False)
     assert later[0].tolist() == [True] * 4 + [False] * 12

@@ -296,7 +296,10 @@ def adapter_windows(adapter: Path | None) -> VideoWindows:
     if "window" not in told:
         return VideoWindows()
     trained = json.loads(told["window"])
-    return VideoWindows(latents=trained["latents"], prefix=min(trained["prefix"], trained["latents"] - 2), opening=False)
+    return VideoWindows(
+        latents=trained["latents"], prefix=min(trained["prefix"], trained["latents"] - 2), opening=False,
+        held=trained.get("held", False),
+    )
 
 
 def adapter_side(adapter: Path | None) -> int | None:

@@ -15,7 +15,7 @@ from vivavoce.flow.path import VelocityField, interpolate
 from vivavoce.flow.slide import integrate_sliding
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.generate import frame_noise
-from vivavoce.latent.stills import known_pictures, known_then_grey
+from vivavoce.latent.stills import known_pictures, known_then
 from vivavoce.latent.video import VideoSpace
 from vivavoce.nets.hearing import Memory, hear, hear_silence
 from vivavoce.nets.redistribute import PICTURES
@@ -192,14 +192,14 @@ class VideoGenerator:
         assert self.space is not None
         with self.watching():
             if window.head is None:
-                grey = self.space.opening(reference.picture, count).to(self.device)
+                opening = self.space.opening(reference.picture, count, held=self.windows.held).to(self.device)
             else:
                 known = state.tail or (reference.picture,)
-                latents = self.space.begun(known, count).to(self.device)
+                latents = self.space.begun(known, count, held=self.windows.held).to(self.device)
         if window.head is None:
             there = torch.arange(count, device=self.device)[None] < window.known
-            own = torch.cat([state.known[:, state.known.shape[1] - window.known :].to(grey), grey[:, window.known :]], 1)
-            return still_channels(known_then_grey(own, grey, there), known_pictures(there, self.space.spec, opens=False))
+            own = torch.cat([state.known[:, state.known.shape[1] - window.known :].to(opening), opening[:, window.known :]], 1)
+            return still_channels(known_then(own, opening, there), known_pictures(there, self.space.spec, opens=False))
         mask = torch.arange(self.space.spec.pictures(count), device=self.device) < len(known)
         return still_channels(latents, mask[None])
 

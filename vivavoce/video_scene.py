@@ -30,6 +30,7 @@ class VideoWindows:
     ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
     (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
     the mean and the spread of each channel of a window are led back to those of the first window, against drift of colour.
+    ``held``: bases that are told of pictures see the last known one go on where nothing is known, instead of grey.
     """
 
     latents: int = 21
@@ -41,6 +42,7 @@ class VideoWindows:
     shift: float = 5.0
     guidance: Mapping[str, float] = field(default_factory=lambda: {"text": 5.0, "speech": 3.0})
     steady: float = 1.0
+    held: bool = False
 
     def __post_init__(self) -> None:
         if self.length not in ("prefix", "slide"):

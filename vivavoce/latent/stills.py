@@ -28,16 +28,17 @@ def face_latent(space: VideoSpace, picture: Frame, points: Float[np.ndarray, "47
     return space.at(FACE_PX, FACE_PX).encode([face_still(picture, points)])[0, 0]
 
 
-def known_then_grey(
-    latents: Float[Tensor, "b t c h w"], grey: Float[Tensor, "b g c h w"], known: Bool[Tensor, "b t"]
+def known_then(
+    latents: Float[Tensor, "b t c h w"], opening: Float[Tensor, "b g c h w"], known: Bool[Tensor, "b t"]
 ) -> Float[Tensor, "b t c h w"]:
-    """What image-to-video bases get beside the noisy latents (`still_channels`): known latents as they are, then grey pictures.
+    """What image-to-video bases get beside the noisy latents (`still_channels`): known latents as they are, then those of what is
+    shown instead of what is not known.
 
-    ``grey``: `VideoSpace.opening` of the first picture; its last latent stands for all later ones, since the encoder has
-    forgotten the picture by then. After more than one known latent this is what it would be after one: what the autoencoder
+    ``opening``: `VideoSpace.opening` of the first picture; its last latent stands for all later ones, since the encoder has
+    forgotten how it began by then. After more than one known latent this is what it would be after one: what the autoencoder
     makes of the first grey pictures depends on what came before them, but to tell needs it for every window.
     """
-    later = grey[:, [min(i, grey.shape[1] - 1) for i in range(latents.shape[1])]]
+    later = opening[:, [min(i, opening.shape[1] - 1) for i in range(latents.shape[1])]]
     return torch.where(known[:, :, None, None, None], latents, later)
 
 

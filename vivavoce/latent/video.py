@@ -7,7 +7,7 @@ holds, and clips of any length go through in constant memory, any number of them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,19 +147,22 @@ class VideoSpace:
             raise ValueError("the clip has no pictures: give one at least")
         return latents
 
-    def opening(self, picture: Frame, latents: int) -> Float[Tensor, "1 t c h w"]:
+    def opening(self, picture: Frame, latents: int, *, held: bool = False) -> Float[Tensor, "1 t c h w"]:
         """Latents of a clip that shows the picture first and mid-grey from then on, so many in all: how Wan 2.1's image-to-video
-        networks are told of the picture (diffusers' condition latents)."""
-        return self.begun([picture], latents)
+        networks are told of the picture (diffusers' condition latents). ``held``: the picture instead of grey."""
+        return self.begun([picture], latents, held=held)
 
     @torch.no_grad()
-    def begun(self, pictures: Iterable[Frame], latents: int) -> Float[Tensor, "1 t c h w"]:
+    def begun(self, pictures: Sequence[Frame], latents: int, *, held: bool = False) -> Float[Tensor, "1 t c h w"]:
         """`opening` of a clip whose first pictures are known: first + k stride of them, or ValueError."""
         known, state = self.encode_more(pictures, self.start_encoding())
         self.spec.latents(self.spec.pictures(state.latents) + len(state.waiting))
         grey, parts = torch.zeros(1, COLOURS, self.spec.stride, self.height, self.width, device=self.vae.device), [known]
         for _ in range(latents - known.shape[1]):
-            latent, state = self._encode_one(grey, state)
+            if held:
+                latent, state = self.encode_more([pictures[-1]] * self.spec.stride, state)
+            else:
+                latent, state = self._encode_one(grey, state)
             parts.append(latent)
         return torch.cat(parts, 1)
 

@@ -133,7 +133,7 @@ class VideoCondition:
 
 def still_channels(latents: Float[Tensor, "b t c h w"], known: Bool[Tensor, "b T"]) -> Float[Tensor, "b t s h w"]:
     """What image-to-video bases get beside the noisy latents: for each of a latent frame's four pictures whether it is known,
-    then the latents of the video in which all others are grey.
+    then the latents of the video in which all others are grey (or the last known one, as training had it).
 
     Such bases know one flow time per clip: a clean prefix enters here, not as frames at time 1.
     """

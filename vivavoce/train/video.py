@@ -238,7 +238,9 @@ def metadata_of(
     said = {
         "autoencoder": common.stamp["autoencoder"]["weights"],
         "latents": {"event": list(spec.event), "fps": fps, "height": height, "width": width},
-        "window": {"latents": recipe.windows.latents, "prefix": recipe.windows.prefix},
+        "window": {
+            "latents": recipe.windows.latents, "prefix": recipe.windows.prefix, "held": common.stamp["config"]["held"],
+        },
         "silence": common.silence.tolist(), "prompt": common.stamp["config"]["prompt"],
         "framing": float(np.median([example.framing for example in examples])),
     }

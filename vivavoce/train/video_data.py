@@ -41,14 +41,16 @@ PER_PICTURE = 2  # speech features, as the levels of video take them
 class CacheConfig:
     """``prompt``: what the text encoder is told of every clip. ``faces``: pictures of the face alone per clip, spread over it.
     ``bodies``: look for bodies (a quarter of a minute for a minute of video); else skeletons are the joints of the head.
-    ``seconds``: how long a stretch's motion is measured for its intensity. ``grey``: latents of a clip of which only the first
-    picture is known, for bases that are told so."""
+    ``seconds``: how long a stretch's motion is measured for its intensity. ``opening``: latents of a clip of which only
+    the first picture is known, for bases that are told so; ``held``: that picture goes on in it, instead of grey, which is what
+    pretrained ones know."""
 
     prompt: str = ""
     faces: int = 3
     bodies: bool = False
     seconds: float = 2.0
-    grey: int = 21
+    opening: int = 21
+    held: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +60,16 @@ class Base:
     path: str | Path
     text_width: int
     image: bool
+    stills: bool
 
     @classmethod
     def of(cls, path: str | Path) -> Base:
         """ValueError where there is no transformer."""
         config = read_config(part_folder(path, "transformer"))
-        return cls(path=path, text_width=config["text_dim"], image=config.get("image_dim") is not None)
+        return cls(
+            path=path, text_width=config["text_dim"], image=config.get("image_dim") is not None,
+            stills=config["in_channels"] > config["out_channels"],
+        )
 
     @property
     def has_text_encoder(self) -> bool:
@@ -91,7 +97,7 @@ class VideoExample:
         return values if name == "known" else values.float()
 
     def whole(self, name: str) -> Tensor:
-        """All of what has none: faces, grey or image."""
+        """All of what has none: faces, opening or image."""
         with safe_open(self.file, framework="pt") as kept:
             return kept.get_tensor(name).float()
 
@@ -158,7 +164,8 @@ def make_cache(
             tensors["speech"] = heard[1]
         if images is not None:
             tensors["image"] = images(clip.pictures[0])[0].half()
-            tensors["grey"] = space.opening(clip.pictures[0], config.grey)[0].half()
+        if base.stills:
+            tensors["opening"] = space.opening(clip.pictures[0], config.opening, held=config.held)[0].half()
         said = {
             "name": clip.name, "person": clip.person, "first": PER_PICTURE * clip.first, "talks": clip.talks,
             "framing": round(clip.framing, 3),
@@ -194,7 +201,7 @@ def stamp_of(space: VideoSpace, encoder: SpeechEncoder, base: Base, config: Cach
         "size": [space.height, space.width, space.spec.fps],
         "encoder": identity(encoder),
         "streams": dict(encoder.spec.streams),
-        "base": {"text": base.text_width, "text_encoder": base.has_text_encoder, "image": base.image},
+        "base": {"text": base.text_width, "text_encoder": base.has_text_encoder, "image": base.image, "stills": base.stills},
         "config": asdict(config),
     }
     return json.loads(json.dumps(stamp, default=list))

@@ -27,7 +27,7 @@ from vivavoce.judge.results import Evaluation
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.space import Frame
-from vivavoce.latent.video import VideoSpace
+from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.media.audio import Audio
 from vivavoce.media.video import VideoWriter
 from vivavoce.nets.redistribute import PICTURES
@@ -49,7 +49,8 @@ TEXT_WIDTH = 16  # of the states of text, of which the tiny base gets a zero
 
 @dataclass(frozen=True, kw_only=True)
 class NetShape:
-    """Sizes of the tiny transformer, which is otherwise as Wan 2.2's of 5B: a flow time per token, the picture a clean latent."""
+    """Sizes of the tiny transformer. Like Wan 2.1's for image to video it is told by channels what is known, but without states
+    of the picture; and it is shown the picture held instead of grey, so that it need not learn first to look the face up."""
 
     layers: int = 8
     heads: int = 4
@@ -57,11 +58,11 @@ class NetShape:
     feed_forward: int = 1024
 
     def build(self, channels: int) -> Any:
-        """With random weights, for latents of so many channels."""
+        """With random weights, for latents of so many channels: as many go in noisy, as many known, and a mask of pictures."""
         return module("diffusers").WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=self.heads, attention_head_dim=self.head_width, in_channels=channels,
-            out_channels=channels, text_dim=TEXT_WIDTH, freq_dim=64, ffn_dim=self.feed_forward, num_layers=self.layers,
-            rope_max_seq_len=128,
+            patch_size=(1, 2, 2), num_attention_heads=self.heads, attention_head_dim=self.head_width,
+            in_channels=2 * channels + PICTURES, out_channels=channels, text_dim=TEXT_WIDTH, freq_dim=64,
+            ffn_dim=self.feed_forward, num_layers=self.layers, rope_max_seq_len=128,
         )
 
 
@@ -140,7 +141,7 @@ class Study:
     def generation(self) -> VideoWindows:
         """How videos are made that are judged. The shift is Wan's for many more pixels."""
         return VideoWindows(
-            latents=13, prefix=self.windows.prefix, opening=False, steps=16, shift=2.0, guidance={"speech": 2.0}
+            latents=13, prefix=self.windows.prefix, opening=False, steps=16, shift=2.0, guidance={"speech": 2.0}, held=True
         )
 
 
@@ -203,8 +204,9 @@ def _prepared(
         space = _space(plan, start)
         plan.net.build(space.spec.event[0]).save_pretrained(start / "transformer")
     space = _space(plan, start)
+    config = CacheConfig(opening=plan.windows.latents, held=True)
     for split in ("train", "val"):
-        make_cache(clips[split], plan.cache, space, encoder, Base.of(start), CacheConfig(), progress)
+        make_cache(clips[split], plan.cache, space, encoder, Base.of(start), config, progress)
     return start
 
 
@@ -280,7 +282,9 @@ def _videos(
         if pair.generated.exists():
             continue
         number = numbers[clip.name, PER_PICTURE * clip.first]
-        scene = scene_of(windows, number, 1)
+        first = np.array(clip.pictures[0])
+        reference = VideoReference(picture=first, latent=space.encode([first]))
+        scene = replace(scene_of(windows, number, 1, space), reference=reference)
         if scene.intensity is not None:
             scene = replace(scene, intensity=None if intensity is None else torch.full((1, 2), intensity))
         if scene.face is not None:  # that of the first picture, which is all that a user has

@@ -14,7 +14,7 @@ from torch import Tensor
 from vivavoce.latent.intensity import NEUTRAL, IntensityScale, Spread
 from vivavoce.latent.regions import RegionWeights, lip_traced
 from vivavoce.latent.space import LatentSpec
-from vivavoce.latent.stills import known_pictures, known_then_grey
+from vivavoce.latent.stills import known_pictures, known_then
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.video import Reference, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
@@ -202,11 +202,12 @@ class Windows:
         if self.parts.intensity:
             own["intensity"] = torch.stack([self._intensity(place) for place in places])
         if self.stills:
-            own["image"] = torch.stack([self.examples[place.number].whole("image") for place in places])
-            grey = torch.stack([self.examples[place.number].whole("grey") for place in places])
+            openings = torch.stack([self.examples[place.number].whole("opening") for place in places])
             own["still"] = still_channels(
-                known_then_grey(latents, grey, known), known_pictures(known, self.spec, opens=opens)
+                known_then(latents, openings, known), known_pictures(known, self.spec, opens=opens)
             )
+        if self.common.stamp["base"]["image"]:
+            own["image"] = torch.stack([self.examples[place.number].whole("image") for place in places])
         text = self.common.text.expand(len(places), -1, -1)
         return Shown(text=text, no_text=self.common.no_text, pictures=count, **own)
 
