@@ -15,7 +15,7 @@ import torch
 from tiny_base import save_adapter, save_base
 from tiny_wan_net import load_tiny_wan
 
-from vivavoce.animate_video import VideoAnimator, adapter_side, offload_layers, size_of
+from vivavoce.animate_video import VideoAnimator, adapter_side, adapter_windows, offload_layers, size_of
 from vivavoce.latent.framing import HEAD_AND_SHOULDERS
 from vivavoce.latent.space import Frame
 from vivavoce.latent.video import VideoSpace
@@ -75,12 +75,14 @@ def test_frames_are_the_decoded_latents_of_what_was_heard(base: Path, adapter: P
 def test_a_crop_is_as_close_as_the_pictures_were_that_taught_it(base: Path, adapter: Path, tmp_path: Path) -> None:
     close = tmp_path / "close.safetensors"
     net = VideoTransformer.load(load_tiny_wan(base / "transformer"), adapter)
-    net.save(close, {**net.metadata, "framing": "1.4", "latents": json.dumps({"height": 96, "width": 64})})
+    net.save(close, {**net.metadata, "framing": "1.4", "latents": json.dumps({"height": 96, "width": 64}),
+                   "generation": json.dumps({"steps": 7, "guidance": {"speech": 1.5}})})
     for own, framing in ((adapter, HEAD_AND_SHOULDERS), (close, 1.4)):
         animator = load(base, own, size=(64, 64))
         made, shown = frames(animator, 0.04, crop=True), animator.space.reference(PORTRAIT, crop=framing)
         assert np.array_equal(made[0], animator.space.decode(shown.latent, animator.space.start())[0][0])
     assert [adapter_side(path) for path in (None, adapter, close)] == [None, None, 96]
+    assert adapter_windows(close) == replace(adapter_windows(adapter), steps=7, guidance={"speech": 1.5})
 
 
 def test_the_base_alone_makes_a_video_of_the_picture(base: Path, adapter: Path) -> None:

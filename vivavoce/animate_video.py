@@ -291,15 +291,17 @@ def size_of(base: str | Path, shape: tuple[int, ...], *, longest: int = DEFAULT_
 
 
 def adapter_windows(adapter: Path | None) -> VideoWindows:
-    """The windows that an adapter was trained with; without one those that suit a base. ValueError where it can't be read."""
+    """The windows that an adapter was trained with, made as it recommends; without one those that suit a base. ValueError where
+    it can't be read."""
     told = {} if adapter is None else _metadata(adapter)
     if "window" not in told:
         return VideoWindows()
     trained = json.loads(told["window"])
-    return VideoWindows(
-        latents=trained["latents"], prefix=min(trained["prefix"], trained["latents"] - 2), opening=False,
-        held=trained.get("held", False),
-    )
+    own = {
+        "latents": trained["latents"], "prefix": min(trained["prefix"], trained["latents"] - 2), "opening": False,
+        "held": trained.get("held", False), **json.loads(told.get("generation", "{}")),
+    }
+    return VideoWindows(**own)
 
 
 def adapter_side(adapter: Path | None) -> int | None:

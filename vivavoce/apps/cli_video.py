@@ -27,7 +27,7 @@ class Wan:
     """What is to be seen."""
     negative: Annotated[str | None, arg(metavar="WORDS", help_behavior_hint=NONE)] = None
     """What is not to be seen."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 30)")] = None
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the adapter's own, or 30)")] = None
     """Steps of the solver: fewer are quicker, more are finer."""
     text_guidance: Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: 5)")] = None
     """How closely the video follows the prompt; 1 is no guidance, which is quicker. --guidance is that of the speech (3)."""

@@ -66,6 +66,7 @@ class VideoRecipe:
     ``lora_rate``, ``own_rate``, ``base_rate``: learning rates of LoRA, of our own parts, and of the base where it learns.
     ``rank``: of LoRA. ``parts``, ``levels``: what differs from the configurations' defaults. ``train_base``: all of the base
     learns, for one that is not pretrained; then there is no LoRA, and the base is saved beside the adapter.
+    ``generation``: how its videos are best made, as the adapter says then: fields of `VideoWindows`.
     ``precision``: None for what `accelerate launch` says; ``checkpointing``: of gradients. ``ema``: memory of the moving average
     of all that is trained, which is what is kept.
     """
@@ -86,6 +87,7 @@ class VideoRecipe:
     levels: Mapping[str, Any] = field(default_factory=dict)
     windows: WindowConfig = field(default_factory=WindowConfig)
     train_base: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
     precision: Precision | None = None
     checkpointing: bool = False
     ema: float = 0.99
@@ -242,7 +244,7 @@ def metadata_of(
             "latents": recipe.windows.latents, "prefix": recipe.windows.prefix, "held": common.stamp["config"]["held"],
         },
         "silence": common.silence.tolist(), "prompt": common.stamp["config"]["prompt"],
-        "framing": float(np.median([example.framing for example in examples])),
+        "generation": dict(recipe.generation), "framing": float(np.median([example.framing for example in examples])),
     }
     found = {key: json.dumps(value) for key, value in said.items()}
     found |= {"encoder": common.stamp["encoder"], "recipe": json.dumps(settings)}

@@ -90,6 +90,8 @@ WAYS: Mapping[str, Way] = {
     "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
     "sft": Way(says="full, then as many steps of SFT", post="sft"),
 }
+GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 16, "shift": 2.0, "guidance": {"speech": 2.0}}
+"""How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
 _ALL_STEPS = CLIP_LEVEL.steps + FRAME_LEVEL.steps
@@ -139,10 +141,8 @@ class Study:
 
     @property
     def generation(self) -> VideoWindows:
-        """How videos are made that are judged. The shift is Wan's for many more pixels."""
-        return VideoWindows(
-            latents=13, prefix=self.windows.prefix, opening=False, steps=16, shift=2.0, guidance={"speech": 2.0}, held=True
-        )
+        """How videos are made that are judged."""
+        return VideoWindows(prefix=self.windows.prefix, opening=False, held=True, **GENERATION)
 
 
 def study(
@@ -178,6 +178,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
     return VideoRecipe(
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), stages=stages, batch=plan.batch, rank=32, lora_rate=5e-4,
         own_rate=1e-3, parts={"width": 128, "joints": 0, **way.parts}, levels=way.levels, windows=plan.windows, seed=seed,
+        generation=GENERATION,
     )
 
 
