@@ -173,6 +173,17 @@ def test_a_window_hears_its_own_pictures_and_sees_what_came_before(
     assert torch.equal(whole[:, :1], given.reference.latent)
 
 
+def test_the_cooler_the_less_chance(folders: dict[str, Path]) -> None:
+    net, speech = make(folders["ti2v"]), heard(100)
+
+    def apart(temperature: float) -> float:
+        generator = VideoGenerator(net, replace(SHORT, temperature=temperature), silence=SILENCE)
+        one, other = (generator.whole([speech], scene(net), seed=seed) for seed in (1, 2))
+        return float((one - other).abs().mean())
+
+    assert 0 == apart(0.0) < apart(0.3) < apart(1.0)
+
+
 def test_every_latent_is_in_one_window_in_every_step() -> None:
     for total in (1, 5, 21, 50):
         for offset in range(12):
@@ -293,7 +304,7 @@ def test_the_schedule_is_wan_s() -> None:
 @pytest.mark.parametrize(("wrong", "says"), [
     ({"length": "loop"}, "give prefix or slide"), ({"latents": 3}, "windows of 3 latents with a prefix of 2"),
     ({"guidance": {"sound": 1.0}}, "guidance by 'sound'"), ({"steps": 0}, "0 solver steps"), ({"shift": 0.0}, "shift of 0.0"),
-    ({"steady": 2.0}, "steady is 2.0"), ({"slide": 0}, "slide by 0"),
+    ({"steady": 2.0}, "steady is 2.0"), ({"temperature": 3.0}, "temperature of 3.0"), ({"slide": 0}, "slide by 0"),
 ])  # fmt: skip
 def test_windows_that_cannot_be_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):

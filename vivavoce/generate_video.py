@@ -256,7 +256,7 @@ class VideoGenerator:
 
     def _begun(self, scene: Scene, frames: range, seed: int) -> Float[Tensor, "1 n c h w"]:
         """Where the flow begins: noise, or the guide under noise."""
-        noise = latent_noise(seed, frames, scene.event)
+        noise = self.windows.temperature * latent_noise(seed, frames, scene.event)
         if scene.guide is not None and scene.begin > 0:
             places = torch.arange(frames.start, frames.stop).clamp(max=scene.guide.shape[1] - 1)
             at = torch.full((1, len(frames)), scene.begin)

@@ -30,7 +30,8 @@ class VideoWindows:
     ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
     (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
     the mean and the spread of each channel of a window are led back to those of the first window, against drift of colour.
-    ``held``: bases that are told of pictures see the last known one go on where nothing is known, instead of grey.
+    ``temperature``: standard deviation of the noise that the flow begins with; less than 1 gives a small network's mean rather
+    than its errors. ``held``: bases that are told of pictures see the last known one go on where nothing is known, instead of grey.
     """
 
     latents: int = 21
@@ -42,6 +43,7 @@ class VideoWindows:
     shift: float = 5.0
     guidance: Mapping[str, float] = field(default_factory=lambda: {"text": 5.0, "speech": 3.0})
     steady: float = 1.0
+    temperature: float = 1.0
     held: bool = False
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class VideoWindows:
             raise ValueError(f"{self.steps} solver steps were asked for: give 1 to 1000")
         if not self.shift > 0:
             raise ValueError(f"a schedule's shift of {self.shift} was asked for: give more than 0; 1 is none")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"a temperature of {self.temperature} was asked for: give 0 (no chance) to 2; 1 is what was trained")
         if not 0 <= self.steady <= 1:
             raise ValueError(f"steady is {self.steady}: give 0 (windows as they come) to 1")
         if unknown := sorted(set(self.guidance) - set(GUIDED)):
