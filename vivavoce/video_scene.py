@@ -31,7 +31,7 @@ class VideoWindows:
     (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
     the mean and the spread of each channel of a window are led back to those of the first window, against drift of colour.
     ``temperature``: standard deviation of the noise that the flow begins with; less than 1 gives a small network's mean rather
-    than its errors. ``held``: bases that are told of pictures see the last known one go on where nothing is known, instead of grey.
+    than its errors. ``held``: bases that are told of pictures see the known one go on where nothing is known, instead of grey.
     """
 
     latents: int = 21
