@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +159,9 @@ def test_training_tells_tones_apart_and_resumes_to_the_bit(recipe: PhoneticRecip
     resumed = PhoneticNetwork.load(train_phonetic(other, SMALL, quiet, quiet))
     unbroken = PhoneticNetwork.load(weights)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), unbroken.parameters(), strict=True))
+    assert_other_run(other.out, partial(train_phonetic, replace(other, seed=1), SMALL, quiet, quiet))
+    assert_other_run(other.out, partial(train_phonetic, other, replace(SMALL, blocks=2), quiet, quiet))
+    assert_unknown_run(other.out, partial(train_phonetic, other, SMALL, quiet, quiet))
 
 
 def test_a_disguise_of_the_spectrum_keeps_its_shape_and_its_seed(recipe: PhoneticRecipe) -> None:

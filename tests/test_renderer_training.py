@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from claims import assert_other_run, assert_unknown_run
 from safetensors.torch import load_file
 
 from vivavoce import Animator
 from vivavoce.latent.refine import SIDE
 from vivavoce.train.data import read_manifest, track_clips
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
-from vivavoce.train.renderer import WHOLE, Adversary, RendererRecipe, batch_of, mouths, time_loss, train_renderer, windows
+from vivavoce.train.renderer import (
+    WHOLE,
+    Adversary,
+    RendererRecipe,
+    batch_of,
+    mouths,
+    prepare_units,
+    time_loss,
+    train_renderer,
+    windows,
+)
 
 
 def quiet(*_: object) -> None:
@@ -135,6 +147,11 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(tmp_path: Path)
     assert said[0] == "going on at step 8"
     a, b = load_file(unbroken), load_file(resumed)
     assert all(torch.equal(a[key], b[key]) for key in a)
+    again = partial(train_renderer, progress=quiet, say=quiet)
+    assert_other_run(broken.out, partial(again, replace(broken, seed=1), units), "renderer-run.json")
+    assert_other_run(broken.out, partial(again, broken, {**units, "train": toy_units(seed=5)}), "renderer-run.json")
+    assert_other_run(broken.out, partial(prepare_units, replace(broken, batch=3), None, quiet), "renderer-run.json")  # type: ignore[arg-type]
+    assert_unknown_run(broken.out, partial(again, broken, units), "renderer-run.json")
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

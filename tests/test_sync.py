@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from torch import Tensor
 
 from vivavoce import Animator
@@ -274,6 +276,10 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
     assert "mouths: going on at step 2" in said
     first, second = SyncNetwork.load(unbroken).state_dict(), SyncNetwork.load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+    again = partial(train_sync, judged=clips, template=template, progress=quiet, report=quiet)
+    assert_other_run(recipe.out, partial(again, replace(recipe, seed=1), clips), "sync-run.json")
+    assert_other_run(recipe.out, partial(again, recipe, clips[:2]), "sync-run.json")
+    assert_unknown_run(recipe.out, partial(again, recipe, clips), "sync-run.json")
 
 
 def test_everybody_weighs_the_same_in_the_statistics(model: FaceModel) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from safetensors.torch import load_file, save_file
 
 from vivavoce import Animator
@@ -35,6 +37,7 @@ from vivavoce.train.data import (
     without_blinks,
 )
 from vivavoce.train.disguise import disguise
+from vivavoce.train.loop import digest
 from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, prepare, statistics, train_motion
 
 
@@ -93,6 +96,33 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
 
     first, second = load_file(unbroken), load_file(resumed)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_folder_is_of_one_run(model: FaceModel, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path / "a", model, steps=1, checkpoint_every=1)
+    train_motion(recipe, model, Analysis(), quiet, quiet)
+    for changed in (replace(recipe, seed=1), replace(recipe, batch=5)):
+        assert_other_run(recipe.out, partial(train_motion, changed, model, Analysis(), quiet, quiet))
+    others = toy_examples(model)[:5]
+    assert_other_run(recipe.out, partial(train_motion, recipe, model, Analysis(), quiet, quiet, examples=others))
+    other_face = replace(model, mean=1.01 * model.mean)
+    assert_other_run(recipe.out, partial(train_motion, recipe, other_face, Analysis(), quiet, quiet))
+    longer, said = replace(recipe, steps=2, checkpoint_every=2), list[str]()
+    train_motion(longer, model, Analysis(), quiet, said.append)
+    assert said[0] == "going on at step 1"
+    assert_unknown_run(recipe.out, partial(train_motion, longer, model, Analysis(), quiet, quiet))
+    # Without a checkpoint the folder's recordings are nobody's yet: nothing is made of them where weights lie in the way.
+    (recipe.out / "checkpoint.pt").unlink()
+    (recipe.out / "examples-train.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds a motion\.safetensors that is not of this run"):
+        train_motion(recipe, model, Analysis(), quiet, quiet)
+
+
+def test_digests_tell_data_apart() -> None:
+    one, two = torch.arange(6.0), torch.arange(4)
+    assert digest([one, two]) == digest(iter([one.numpy(), two])) != digest([two, one])
+    told = [digest(values) for values in ([one.view(2, 3)], [one.view(3, 2)], [one.int()], ["a", "b"], ["ab"], [])]
+    assert len(set(told)) == len(told)
 
 
 def test_training_learns(model: FaceModel, tmp_path: Path) -> None:

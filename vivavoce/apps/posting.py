@@ -19,7 +19,7 @@ from vivavoce.media.files import require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.train.data import Example, read_manifest
 from vivavoce.train.loop import claim
-from vivavoce.train.motion import MotionRecipe, loss_weight
+from vivavoce.train.motion import FILES, MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, Watch, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
@@ -65,7 +65,7 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
         recorded=options.objective != "pair_dpo" and options.rewards == "ladder",
     )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     motion = MotionRecipe(data=options.data, out=options.output)
     ladder = RolloutRecipe(group=SCORED_TAKES if options.rewards == "scores" else 0)
 
@@ -98,7 +98,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     recipe = PolicyRecipe(out=options.output, seed=options.seed)
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
     if options.judge is None or options.model is None or options.portrait is None:
-        claim(recipe.out, identity_of(recipe, base))
+        claim(recipe.out, identity_of(recipe, base), FILES)
         scorer = composed(REWARDS, base, model)
         return lambda examples, report, watch: train_policy(
             recipe, base, examples, [scorer], report, report.say, watch=watch
@@ -111,7 +111,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     scorers = [judged(judge, stage), composed(REGULARISERS, base, model)]
     weights = {**{f"judge_{name}": 1.0 for name in CRITERIA}, **{name: WEIGHTS[name] for name in REGULARISERS}}
     recipe = replace(recipe, rewards=weights, **JUDGED_RECIPE)
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     return lambda examples, report, watch: train_policy(
         recipe, base, as_recorded(examples), scorers, report, report.say, watch=watch
     )

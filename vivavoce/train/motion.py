@@ -37,8 +37,10 @@ from vivavoce.train.data import (
     save_examples,
     track_clips,
 )
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.vivacity import learn_vivacity
+
+FILES = ("checkpoint.pt", "motion.safetensors")  # what a run leaves in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,11 +217,15 @@ def train_motion(
     """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
 
     ``model`` and ``encoder`` must be those that the weights will be used with; ``examples``: the split `train`, where it is
-    prepared already. A run that is interrupted and started again gives the weights of one that was not.
+    prepared already. A run that is interrupted and started again gives the weights of one that was not. ValueError, and nothing
+    is touched, where the folder is another run's.
     """
+    stamp = stamp_of("train motion", recipe, encoder=identity(encoder), face=face_digest(model))
+    check_claim(recipe.out, stamp, FILES)  # preparing takes long
     recipe.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
     examples = examples or prepare(recipe, "train", model, encoder, progress)
+    claim(recipe.out, {**stamp, "examples": examples_digest(examples)}, FILES)
+    torch.manual_seed(recipe.seed)
     layout = Layout.of(model.widths())
     spec = encoder.spec
     silence = features(encoder, torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
@@ -261,6 +267,17 @@ def train_motion(
             report(" ".join(f"{k} {v:.4g}" for k, v in entry.items()))
             losses.clear()
     return recipe.out / "motion.safetensors"
+
+
+def face_digest(model: FaceModel) -> str:
+    """Tells face models apart."""
+    return digest([model.mean, model.identity, *model.expression.values(), *model.mask.values(), model.importance])
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Tells what is learned from apart, but for its speech features, which are a matter of the encoder."""
+    told = ((f"{e.person} {e.clip} {e.first} {e.speech is not None}", e.motion, e.style) for e in examples)
+    return digest(value for row in told for value in row)
 
 
 def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Tensor) -> Tensor:

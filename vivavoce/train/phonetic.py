@@ -23,10 +23,11 @@ from vivavoce.speech.phones import SILENCE, VISEME_OF
 from vivavoce.speech.phonetic import PhoneticNetwork
 from vivavoce.train.corpus import Progress, Utterance, phones_at, read_corpus
 from vivavoce.train.disguise import disguise
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 
 BULK = 50  # features analysed at a time
 SHARD = 400  # utterances in a cache file
+FILES = ("checkpoint.pt", "phonetic.safetensors")  # what a run leaves in its folder
 NEPERS = float(np.log(10)) / 10  # of power, in a decibel
 
 
@@ -69,11 +70,15 @@ def train_phonetic(
 ) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses and held-out accuracies go to ``out/log.jsonl``.
 
-    A run that is interrupted and started again gives the weights of one that was not.
+    A run that is interrupted and started again gives the weights of one that was not. ValueError, and nothing is touched, where
+    the folder is another run's.
     """
+    stamp = stamp_of("train phonetic", recipe, free=("corpus",), network=asdict(config))
+    check_claim(recipe.out, stamp, FILES)  # preparing takes long
     recipe.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
     train, heldout = (labelled(recipe, split, progress) for split in ("train", "heldout"))
+    claim(recipe.out, {**stamp, "speech": digest(v for u in train for v in (u.group, str(u.recorded), u.phones))}, FILES)
+    torch.manual_seed(recipe.seed)
     network = PhoneticNetwork(config)
     schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup)
     run = Run(network, schedule, recipe.out / "checkpoint.pt")

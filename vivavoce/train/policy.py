@@ -28,7 +28,7 @@ from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget
-from vivavoce.train.motion import cut
+from vivavoce.train.motion import FILES, cut
 from vivavoce.train.objectives import Loss, advantages, grpo
 from vivavoce.train.post import JUDGED, Watch, distance, identity_of, look, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes
@@ -292,7 +292,7 @@ def train_policy(
     interrupted and started again gives the curves of one that was not."""
     if recipe.draws > base.windows.steps:
         raise ValueError(f"{recipe.draws} draws in {base.windows.steps} solver steps: give as many or fewer")
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,

@@ -20,7 +20,7 @@ from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget, mixed_precision
-from vivavoce.train.motion import cut, habits
+from vivavoce.train.motion import FILES, cut, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
 from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, masked, roll
 
@@ -182,7 +182,7 @@ def train_post(
     What to watch goes to ``out/log.jsonl``, and what ``watch`` says at every checkpoint to ``out/judged.jsonl``. A run that is
     interrupted and started again gives the weights of one that was not.
     """
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,
