@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from vivavoce.media.figures import to_json
 from vivavoce.speech import acoustic
 from vivavoce.speech.acoustic import BANDS, HOPS, RANGE_DB, Acoustic
 from vivavoce.speech.analysis import Analysis
@@ -105,7 +106,7 @@ def train_phonetic(
             run.averaged().save(recipe.out / "phonetic.safetensors", {"recipe": json.dumps(settings)})
             entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock, "heldout": scores}
             with (recipe.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+                log.write(to_json(entry) + "\n")
             said = " ".join(f"{kind} {100 * s['phones']:.1f}/{100 * s['visemes']:.1f}" for kind, s in scores.items())
             report(f"step {run.step} loss {entry['loss']:.4g}, frames right, phones/visemes in per cent: {said}")
             losses.clear()

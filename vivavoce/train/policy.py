@@ -10,7 +10,6 @@ Guided as in use: the policy is the guided field. Left out: credit by window (a 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 from vivavoce.flow.guide import guided, pinned
 from vivavoce.flow.sde import Transition, sde_step
 from vivavoce.generate import MotionGenerator
+from vivavoce.media.figures import to_json
 from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
@@ -317,7 +317,7 @@ def train_policy(
             entry = {key: float(np.mean([s[key] for s in seen])) for key in seen[0]}
             entry |= {"step": run.step, "dropped": round(sum(s["dropped"] for s in seen)), "distance": distance(net, anchor)}
             with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(to_json(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             look(watch, recipe.out, run, base)

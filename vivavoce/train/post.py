@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vivavoce.flow.path import VelocityField
 from vivavoce.generate import MotionGenerator
+from vivavoce.media.figures import to_json
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
@@ -208,7 +209,7 @@ def train_post(
             entry = {key: float(np.mean([s[key] for s in seen])) for key in seen[0]}
             entry = {"step": run.step, **entry, "distance": distance(net, anchor)}
             with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(to_json(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             look(watch, recipe.out, run, base)
@@ -246,7 +247,7 @@ def look(watch: Watch | None, out: Path, run: Run[MotionTransformer], base: Moti
         with mixed_precision():
             figures = watch(with_network(base, run.averaged(), base.windows.amplitude))
         with (out / JUDGED).open("a") as file:
-            file.write(json.dumps({"step": run.step, **figures}) + "\n")
+            file.write(to_json({"step": run.step, **figures}) + "\n")
 
 
 @torch.no_grad()

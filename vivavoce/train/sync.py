@@ -33,6 +33,7 @@ from vivavoce.judge.expert import (
 )
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.topology import LANDMARKS
+from vivavoce.media.figures import to_json
 from vivavoce.nets.sync import PARTS, Pair, SyncNetwork
 from vivavoce.speech import acoustic
 from vivavoce.speech.analysis import Analysis
@@ -333,4 +334,4 @@ def accuracy(expert: SyncExpert, clips: Sequence[Prepared], parts: tuple[str, ..
 
 def _log(recipe: SyncRecipe, entry: dict[str, object]) -> None:
     with (recipe.out / "log.jsonl").open("a") as log:
-        log.write(json.dumps(entry) + "\n")
+        log.write(to_json(entry) + "\n")
