@@ -23,7 +23,7 @@ from vivavoce.train.motion import FILES, MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, Watch, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
-from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rollouts, rollouts
+from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, fingerprint, made_by, read_rollouts, rollouts
 from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed, rewarded
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
         recorded=options.objective != "pair_dpo" and options.rewards == "ladder",
     )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
+    if options.objective == "pair_dpo":
+        _check_weights(_pairs(options).parent / GROUPS, base)
     claim(recipe.out, identity_of(recipe, base), FILES)
     motion = MotionRecipe(data=options.data, out=options.output)
     ladder = RolloutRecipe(group=SCORED_TAKES if options.rewards == "scores" else 0)
@@ -81,6 +83,17 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
         return train_post(recipe, base, examples, rolled, ladder, weight, report, report.say, watch=watch)
 
     return train
+
+
+def _check_weights(groups: Path, base: MotionGenerator) -> None:
+    """ValueError where people compared takes of other weights: a reference that would not have made them tells nothing of how
+    likely they were."""
+    made = made_by(groups)
+    if made is not None and made != fingerprint(base):
+        raise ValueError(
+            f"the takes in {groups} were made by other weights than those that are given: give with --weights the folder that "
+            "`vivavoce prefer` was given"
+        )
 
 
 def preferred(pairs: Path, examples: Sequence[Example], say: Callable[[str], None]) -> list[Rollout]:
