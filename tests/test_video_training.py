@@ -82,6 +82,15 @@ def cache(recordings: Any, space: VideoSpace, sounds: Any, tmp_path_factory: pyt
     return out
 
 
+def test_recordings_that_were_added_are_encoded(recordings: Any, space: VideoSpace, sounds: Any, tmp_path: Path) -> None:
+    make_cache(recordings[0][:1], tmp_path, space, Loudness(), BASE, CONFIG, quiet)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert [e.name for e in load_cache(tmp_path, "train")[0]] == ["clip0"]
+    make_cache(recordings[0][:2], tmp_path, space, Loudness(), BASE, CONFIG, quiet)
+    assert [e.name for e in load_cache(tmp_path, "train")[0]] == ["clip0", "clip1"]
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
 @pytest.fixture(scope="module")
 def windows(cache: Path) -> Windows:
     return make_windows(cache)

@@ -243,6 +243,8 @@ def test_clips_are_cut_once_and_no_person_takes_over(tmp_path: Path) -> None:
     make_clips(clips, tmp_path / "out", tracks, quiet, config)
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     assert {json.loads(f.read_text())["person"] for f in before if f.suffix == ".json"} == {"one"}
+    with pytest.raises(ValueError, match=r"are 32 px wide, and 64 px were asked for: .* or empty that one"):
+        make_clips(clips, tmp_path / "out", tracks, quiet, replace(config, side=64))
 
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:

@@ -114,22 +114,27 @@ def train_phonetic(
 
 
 def labelled(recipe: PhoneticRecipe, split: str, progress: Progress) -> list[Labelled]:
-    """Features and labels of a split; for training, disguised. Cached in ``out``, so that an interrupted run goes on."""
+    """Features and labels of a split; for training, disguised. Cached in ``out``, so that an interrupted run goes on; what was
+    made of other utterances, or otherwise, is made again."""
     utterances = read_corpus(recipe.corpus, split)
     found: list[Labelled] = []
     for first in range(0, len(utterances), SHARD):
         progress(f"{split} speech", first, len(utterances))
         cache = recipe.out / f"speech-{split}-{first // SHARD:03d}.pt"
-        if not cache.exists():
+        of = {"files": [u.file for u in utterances[first : first + SHARD]], "all": len(utterances), "seed": recipe.seed}
+        of |= {"copies": recipe.copies, "disguised": recipe.disguised}
+        kept = torch.load(cache, weights_only=True) if cache.exists() else None
+        if not isinstance(kept, dict) or kept["of"] != of:
             rows = []
             for i in range(first, min(first + SHARD, len(utterances))):
                 rng = np.random.default_rng((recipe.seed, i))
                 others = [utterances[j] for j in rng.integers(len(utterances), size=2)]
                 rows += [asdict(r) for r in versions(utterances[i], others, recipe, rng)]
             partial = cache.with_suffix(".part")
-            torch.save(rows, partial)
+            kept = {"of": of, "rows": rows}
+            torch.save(kept, partial)
             partial.rename(cache)
-        found += [Labelled(**row) for row in torch.load(cache, weights_only=True)]
+        found += [Labelled(**row) for row in kept["rows"]]
     return found
 
 
