@@ -63,6 +63,8 @@ def test_an_adapter_is_post_trained_and_gone_on_with(folder: Path, capsys: pytes
     assert {file: file.stat().st_mtime_ns for file in takes} == takes
     step = torch.load("post/checkpoint.pt", weights_only=True)["step"]
     assert step == 3
+    assert cli.main([*line.split(), "4", "--batch", "2"]) == 2  # another run
+    assert "checkpoint.pt that is not of this run" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("line", "says"), [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_media_figures import strict
 from test_train import quiet
 from toy import base, examples, model  # noqa: F401
 
@@ -54,6 +56,9 @@ def test_runs_are_made_once_and_told_in_tables_and_pictures(
         compare(replace(comparison, count=2), base, model, sets, quiet, told.append)
     found = findings(comparison)
     assert {way: len(runs) for way, runs in found.items()} == {"sft": 2, "pairs": 2, "forward-scored": 2}
+    kept = strict((comparison.folder("sft", 0) / "figures.json").read_text())["better"]["all"]["lip_corr"]
+    assert kept["low"] is None  # of one clip
+    assert math.isnan(found["sft"][0].better["all"]["lip_corr"].low)
     first = bench_post.write(found, tmp_path, "post-4")
     assert first.count("\n") == 5 and WAYS["pairs"].says in first
     assert (tmp_path / "post-4.md").read_text().startswith("## ")

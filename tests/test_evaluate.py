@@ -204,6 +204,10 @@ def test_the_independent_judge_agrees(clips: Path) -> None:
         (["nowhere.csv", "-o", "out"], "do not exist"), (["portrait.png", "-o", "out"], "is no text"),
         (["empty", "-o", "out"], "has no videos"),
         (["alone.csv", "-o", "out", "--rewards", "beauty"], "'beauty' is none of the figures"),
+        (["alone.csv", "-o", "out", "--rewards", "lse_c"], "'lse_c' is measured by a network whose weights are not there"),
+        (["alone.csv", "-o", "out", "--rewards", "lse_d"], "give them with --syncnet"),
+        (["alone.csv", "-o", "out", "--rewards", "fvd"], "with --i3d, or leave that reward out"),
+        (["nowhere.csv", "-o", "out", "--seed=-1"], "--seed is -1"),  # before anything is looked at
         (["grey.csv", "-o", "out"], "none of the 1 clips could be judged"), (["alone.csv", "-o", "portrait.png"], "is a file"),
         (["alone.csv", "-o", "site"], "index.html that no evaluation wrote"),
     ],

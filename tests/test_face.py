@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from claims import assert_other_run, assert_unknown_run
 from scipy.spatial.transform import Rotation
 
 from vivavoce import Animator
@@ -69,6 +72,17 @@ def test_the_model_spans_the_faces_it_was_learned_from_and_forgets_the_cameras(a
     left = moves - learned.displacement(learned.project(moves))
     assert ((left * weight) ** 2).mean() < 0.1 * ((moves * weight) ** 2).mean()
     assert learned.blink_profile.argmax() == truth.blink_profile.argmax()
+
+
+def test_a_folder_is_of_one_run(animator: Animator, tmp_path: Path) -> None:
+    data, out = recordings(tmp_path, animator.space.model)
+    model = FaceModel.load(train_face(data, out, quiet, SMALL))
+    assert_other_run(out, partial(train_face, data, out, quiet, replace(SMALL, seed=1)), "face-run.json")
+    np.testing.assert_array_equal(FaceModel.load(train_face(data, out, quiet, SMALL)).identity, model.identity)
+    rows = (data / "MANIFEST.csv").read_text().splitlines()
+    (data / "MANIFEST.csv").write_text("\n".join(rows[:-1]))
+    assert_other_run(out, partial(train_face, data, out, quiet, SMALL), "face-run.json")
+    assert_unknown_run(out, partial(train_face, data, out, quiet, SMALL), "face-run.json")
 
 
 def test_too_few_people_are_refused(animator: Animator, tmp_path: Path) -> None:

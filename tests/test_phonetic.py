@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, features
 from vivavoce.speech.phones import BILABIAL, PHONES, SILENCE
 from vivavoce.speech.phonetic import PhoneticNetwork
 from vivavoce.speech.streams import SpeechStreams
-from vivavoce.train.corpus import Segment, Utterance, Writer
+from vivavoce.train.corpus import Segment, Utterance, Writer, read_corpus
 from vivavoce.train.phonetic import PhoneticRecipe, Windows, accuracy, disguised, labelled, train_phonetic
 
 SMALL = PhoneticNetwork.Config(phones=len(PHONES), bottleneck=6, width=16, blocks=3, kernel=5, ahead=3)
@@ -157,6 +159,27 @@ def test_training_tells_tones_apart_and_resumes_to_the_bit(recipe: PhoneticRecip
     resumed = PhoneticNetwork.load(train_phonetic(other, SMALL, quiet, quiet))
     unbroken = PhoneticNetwork.load(weights)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), unbroken.parameters(), strict=True))
+    assert_other_run(other.out, partial(train_phonetic, replace(other, seed=1), SMALL, quiet, quiet))
+    assert_other_run(other.out, partial(train_phonetic, other, replace(SMALL, blocks=2), quiet, quiet))
+    assert_unknown_run(other.out, partial(train_phonetic, other, SMALL, quiet, quiet))
+
+
+def test_utterances_that_were_added_are_heard(tmp_path: Path) -> None:
+    def kept() -> dict[str, int]:
+        return {file.name: file.stat().st_mtime_ns for file in recipe.out.iterdir()}
+
+    recipe = PhoneticRecipe(corpus=corpus(tmp_path / "corpus"), out=tmp_path / "out", copies=0)
+    recipe.out.mkdir()
+    few = labelled(recipe, "train", quiet)
+    before = kept()
+    again = labelled(recipe, "train", quiet)
+    assert kept() == before and all(torch.equal(a.spectra, b.spectra) for a, b in zip(few, again, strict=True))
+    added = replace(read_corpus(recipe.corpus, "train")[0], file="toy/new.flac", speaker="new")
+    Writer(recipe.corpus).add(added, noise(1), [Segment(start=0.0, end=1.0, phone=SILENCE)])
+    more = labelled(recipe, "train", quiet)
+    assert [u.group for u in more] == [*(u.group for u in few), "en new"]
+    other = labelled(replace(recipe, copies=1), "train", quiet)  # one more of each that is recorded
+    assert len(other) == len(more) + sum(u.recorded for u in more)
 
 
 def test_a_disguise_of_the_spectrum_keeps_its_shape_and_its_seed(recipe: PhoneticRecipe) -> None:

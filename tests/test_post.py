@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from test_media_figures import strict
 from test_train import quiet
 from toy import base, examples, model  # noqa: F401 - fixtures
 
@@ -224,4 +225,8 @@ def test_verdicts_are_of_the_same_clips(base: MotionGenerator, examples: list[Ex
     (tmp_path / "judged.jsonl").write_text(json.dumps({"step": 2, **seen}) + "\n")
     table = write_verdict(tmp_path, base, base, examples, model, quiet)
     assert "| lip_corr |" in table and (tmp_path / "training.png").stat().st_size > 1000
-    assert json.loads((tmp_path / "verdict.json").read_text())["better"]["all"]["lip_corr"]["count"] == len(examples)
+    assert strict((tmp_path / "verdict.json").read_text())["better"]["all"]["lip_corr"]["count"] == len(examples)
+    write_verdict(tmp_path, base, base, examples[:1], model, quiet)  # one clip tells no interval
+    alone = strict((tmp_path / "verdict.json").read_text())["figures"]["all"]["lip_corr"]
+    assert alone["low"] is None and alone["high"] is None
+    assert alone["value"] == pytest.approx(judged[0].figures["lip_corr"], abs=0.01)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, SpeechEncoder, features
-from vivavoce.speech.encoders import Joined, identity, open_encoder, reopen
+from vivavoce.speech.encoders import Joined, hearing, identity, open_encoder, reopen
 from vivavoce.speech.pretrained import PretrainedEncoder, Windows
 from vivavoce.speech.streams import SpeechStreams
 
@@ -374,6 +374,7 @@ def test_weights_find_their_encoder_again(folders: dict[str, Path], tmp_path: Pa
         reopen(written)
     again = reopen(written, checkpoint=now)
     assert torch.equal(features(again, sound).values, features(encoder, sound).values)
+    assert hearing(again) == hearing(encoder) and identity(again) != identity(encoder)  # wherever it lies, it hears the same
     torch.manual_seed(2)
     other = checkpoint(tmp_path / "other", "hubert", intermediate_size=20)
     with pytest.raises(ValueError, match="other weights"):

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from claims import assert_other_run, assert_unknown_run
 from safetensors.torch import load_file
 
 from vivavoce import Animator
+from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.refine import SIDE
-from vivavoce.train.data import read_manifest, track_clips
+from vivavoce.train import pairs
+from vivavoce.train.data import Clip, read_manifest, track_clips
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
-from vivavoce.train.renderer import WHOLE, Adversary, RendererRecipe, batch_of, mouths, time_loss, train_renderer, windows
+from vivavoce.train.renderer import (
+    WHOLE,
+    Adversary,
+    RendererRecipe,
+    batch_of,
+    mouths,
+    prepare_units,
+    time_loss,
+    train_renderer,
+    windows,
+)
 
 
 def quiet(*_: object) -> None:
@@ -135,6 +150,11 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(tmp_path: Path)
     assert said[0] == "going on at step 8"
     a, b = load_file(unbroken), load_file(resumed)
     assert all(torch.equal(a[key], b[key]) for key in a)
+    again = partial(train_renderer, progress=quiet, say=quiet)
+    assert_other_run(broken.out, partial(again, replace(broken, seed=1), units), "renderer-run.json")
+    assert_other_run(broken.out, partial(again, broken, {**units, "train": toy_units(seed=5)}), "renderer-run.json")
+    assert_other_run(broken.out, partial(prepare_units, replace(broken, batch=3), None, quiet), "renderer-run.json")  # type: ignore[arg-type]
+    assert_unknown_run(broken.out, partial(again, broken, units), "renderer-run.json")
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -156,6 +176,33 @@ def test_the_adversary_sees_what_differs() -> None:
 def test_no_faces_are_one_sentence() -> None:
     with pytest.raises(ValueError, match="no recording has a face"):
         load_units([])
+
+
+def test_units_are_made_again_where_a_person_has_other_clips_now(
+    animator: Animator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+
+    def units(clip: Clip, sources: int, *_: object) -> list[dict[str, torch.Tensor]]:
+        made.append((clip.name, sources))
+        whole = toy_units(sources)
+        return [{name: values[i] for name, values in vars(whole).items()} for i in range(sources)]
+
+    monkeypatch.setattr(pairs, "_units_of", units)
+    clips = [Clip(path=Path(f"{name}.mp4"), split="train", person="p", talks=True) for name in "abc"]
+    tracks = {clip.name: np.zeros((1, 478, 3)) for clip in clips}
+    model, config = animator.space.model, PairConfig(units=24, targets=4)
+
+    def count(some: list[Clip], model: FaceModel = model, config: PairConfig = config) -> int:
+        made.clear()
+        return len(load_units(make_pairs(some, tracks, model, tmp_path, config, quiet)))
+
+    assert count(clips[:2]) == 6 and sorted(made) == [("a", 3), ("b", 3)]
+    assert count(clips[:2]) == 6 and made == []
+    assert count(clips) == 6 and sorted(made) == [("a", 2), ("b", 2), ("c", 2)]  # as if all had been there from the first
+    assert count(clips[:1]) == 6 and made == [("a", 6)]
+    assert count(clips[:1], replace(model, mean=2 * model.mean)) == 6 and made == [("a", 6)]
+    assert count(clips[:1], config=replace(config, seed=1)) == 6 and made == [("a", 6)]
 
 
 def test_pairs_of_a_recording_fit_together(animator: Animator, recordings: Path, tmp_path: Path) -> None:

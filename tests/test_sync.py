@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from torch import Tensor
 
 from vivavoce import Animator
@@ -36,8 +38,9 @@ from vivavoce.nets.sync import PARTS, SyncNetwork
 from vivavoce.speech import acoustic
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
+from vivavoce.train import sync_data
 from vivavoce.train.corpus import load_sound
-from vivavoce.train.data import read_manifest, track_clips
+from vivavoce.train.data import Clip, read_manifest, track_clips
 from vivavoce.train.sync import SyncRecipe, accuracy, contrastive, new_network, train_sync
 from vivavoce.train.sync_data import Prepared
 
@@ -274,6 +277,39 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
     assert "mouths: going on at step 2" in said
     first, second = SyncNetwork.load(unbroken).state_dict(), SyncNetwork.load(resumed).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+    again = partial(train_sync, judged=clips, template=template, progress=quiet, report=quiet)
+    assert_other_run(recipe.out, partial(again, replace(recipe, seed=1), clips), "sync-run.json")
+    assert_other_run(recipe.out, partial(again, recipe, clips[:2]), "sync-run.json")
+    assert_unknown_run(recipe.out, partial(again, recipe, clips), "sync-run.json")
+
+
+def test_clips_are_prepared_again_where_others_are_heard_behind_them(
+    model: FaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    toys = {clip.name: clip for clip in toy_clips(model, 3)}
+
+    def prepared(clip: Clip, *_: object) -> Prepared:
+        made.append(clip.name)
+        return toys[clip.name]
+
+    def names(count: int, split: str = "train", **changes: Any) -> list[str]:
+        made.clear()
+        rows = [f"c{i}.mp4,{split},p{i},talk" for i in range(count)]
+        (tmp_path / "MANIFEST.csv").write_text("\n".join(["file,split,speaker,kind", *rows]))
+        settings = {"most": 9, "disguises": 2, "seed": 0, **changes}
+        template = template_of(model).numpy()
+        return [c.name for c in sync_data.prepare(tmp_path, tmp_path, split, template, np.zeros(0), quiet, **settings)]
+
+    monkeypatch.setattr(sync_data, "prepared", prepared)
+    monkeypatch.setattr(sync_data, "track_clips", lambda *_: dict.fromkeys(toys, np.zeros(0)))
+    assert names(2) == made == ["c0", "c1"]
+    assert names(2) == ["c0", "c1"] and made == []
+    assert names(3) == ["c0", "c1", "c2"] and "c2" in made
+    assert names(3, seed=1) == made == ["c0", "c1", "c2"]
+    assert names(3, seed=1, disguises=1) == made == ["c0", "c1", "c2"]
+    assert names(1, "val") == made == ["c0"]  # nothing is drawn for those that judge: only what is new has to be prepared
+    assert names(2, "val", seed=5) == ["c0", "c1"] and made == ["c1"]
 
 
 def test_everybody_weighs_the_same_in_the_statistics(model: FaceModel) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run, files_of
 from safetensors.torch import load_file, save_file
 
 from vivavoce import Animator
@@ -19,9 +21,11 @@ from vivavoce.latent.stretches import stretches
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
+from vivavoce.train import motion
 from vivavoce.train.data import (
     PLAIN,
     Augmentation,
+    Clip,
     Example,
     blinking,
     examples_of,
@@ -35,6 +39,7 @@ from vivavoce.train.data import (
     without_blinks,
 )
 from vivavoce.train.disguise import disguise
+from vivavoce.train.loop import digest
 from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, prepare, statistics, train_motion
 
 
@@ -93,6 +98,33 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(model: FaceMode
 
     first, second = load_file(unbroken), load_file(resumed)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_folder_is_of_one_run(model: FaceModel, tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path / "a", model, steps=1, checkpoint_every=1)
+    train_motion(recipe, model, Analysis(), quiet, quiet)
+    for changed in (replace(recipe, seed=1), replace(recipe, batch=5)):
+        assert_other_run(recipe.out, partial(train_motion, changed, model, Analysis(), quiet, quiet))
+    others = toy_examples(model)[:5]
+    assert_other_run(recipe.out, partial(train_motion, recipe, model, Analysis(), quiet, quiet, examples=others))
+    other_face = replace(model, mean=1.01 * model.mean)
+    assert_other_run(recipe.out, partial(train_motion, recipe, other_face, Analysis(), quiet, quiet))
+    longer, said = replace(recipe, steps=2, checkpoint_every=2), list[str]()
+    train_motion(longer, model, Analysis(), quiet, said.append)
+    assert said[0] == "going on at step 1"
+    assert_unknown_run(recipe.out, partial(train_motion, longer, model, Analysis(), quiet, quiet))
+    # Without a checkpoint the folder's recordings are nobody's yet: nothing is made of them where weights lie in the way.
+    (recipe.out / "checkpoint.pt").unlink()
+    (recipe.out / "examples-train.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds a motion\.safetensors that is not of this run"):
+        train_motion(recipe, model, Analysis(), quiet, quiet)
+
+
+def test_digests_tell_data_apart() -> None:
+    one, two = torch.arange(6.0), torch.arange(4)
+    assert digest([one, two]) == digest(iter([one.numpy(), two])) != digest([two, one])
+    told = [digest(values) for values in ([one.view(2, 3)], [one.view(3, 2)], [one.int()], ["a", "b"], ["ab"], [])]
+    assert len(set(told)) == len(told)
 
 
 def test_training_learns(model: FaceModel, tmp_path: Path) -> None:
@@ -238,6 +270,13 @@ def test_prepared_recordings_are_of_the_folder_that_is_given(model: FaceModel, t
     with pytest.raises(ValueError, match="of other recordings"):
         prepare(recipe, "train", model, Analysis(), quiet)
     (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "talk"))
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "talk") + "b.mp4,train,p,talk\n")
+    with pytest.raises(ValueError, match=r"lacks 1 of the 2 recordings .* such as 'b': remove that file, and all are prepared"):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    (recipe.out / "tracks").mkdir()
+    (recipe.out / "tracks" / "train__b.npy").touch()  # it was there, but of no use
+    assert [e.clip for e in prepare(recipe, "train", model, Analysis(), quiet)] == ["a"]
+    (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "talk"))
     (recipe.out / "examples-train.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="is damaged: remove it"):
         prepare(recipe, "train", model, Analysis(), quiet)
@@ -245,6 +284,54 @@ def test_prepared_recordings_are_of_the_folder_that_is_given(model: FaceModel, t
     (tmp_path / "MANIFEST.csv").write_text(rows.format("a", "silent"))
     with pytest.raises(ValueError, match="no clip of the split 'train' and the kind 'talk'"):
         prepare(recipe, "train", model, Analysis(), quiet)
+
+
+def test_what_was_prepared_is_used_for_just_what_it_was_made_of(
+    model: FaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    tracks = {name: np.zeros((0, 478, 3)) for name in "abc"}
+
+    def of(clip: Clip, *_: object) -> list[Example]:
+        made.append(clip.name)
+        if clip.name == stopped:
+            raise KeyboardInterrupt
+        return [replace(toy_examples(model)[0], person=clip.person, clip=clip.name)] if clip.name != "b" else []
+
+    def listed(*names: str) -> None:
+        rows = [f"{name}.mp4,train,{name},talk" for name in names]
+        (tmp_path / "MANIFEST.csv").write_text("\n".join(["file,split,speaker,kind", *rows]))
+
+    monkeypatch.setattr(motion, "track_clips", lambda *_: tracks)
+    monkeypatch.setattr(motion, "examples_of", of)
+    recipe, stopped = MotionRecipe(data=tmp_path, out=tmp_path / "run", variants=0, plain=1), "b"
+    listed("a", "b")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    listed("a", "b", "c")
+    with pytest.raises(KeyboardInterrupt):  # what was drawn for "a" among two is not what is drawn among three
+        prepare(recipe, "train", model, Analysis(), quiet)
+    stopped, made = "", []
+    assert [e.clip for e in prepare(recipe, "train", model, Analysis(), quiet)] == ["a", "c"]
+    assert made == ["b", "c"]
+    before = files_of(recipe.out)
+    assert [e.clip for e in prepare(recipe, "train", model, Analysis(), quiet)] == ["a", "c"]  # "b" was of no use, and is known
+    for changed, said in ((replace(recipe, seed=1), "another seed"), (replace(recipe, variants=1), "another variants")):
+        with pytest.raises(ValueError, match=f"was made with {said}: give another folder, or remove that file"):
+            prepare(changed, "train", model, Analysis(), quiet)
+    with pytest.raises(ValueError, match="another face"):
+        prepare(recipe, "train", replace(model, mean=2 * model.mean), Analysis(), quiet)
+    tracks["d"] = tracks["a"]
+    listed("a", "b", "c", "d")
+    with pytest.raises(ValueError, match=r"lacks 1 of the 4 recordings .* such as 'd'"):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    listed("a", "c")
+    with pytest.raises(ValueError, match="of other recordings"):
+        prepare(recipe, "train", model, Analysis(), quiet)
+    assert files_of(recipe.out) == before
+    (tmp_path / "MANIFEST.csv").unlink()
+    gone = replace(recipe, data=tmp_path / "gone")  # what is prepared does not need them any more
+    assert len(prepare(gone, "train", model, Analysis(), quiet)) == 2
 
 
 def test_weights_are_averaged_and_other_networks_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from safetensors.torch import load_file
 from test_video_training import BASE, CONFIG, tiny_base
 from tiny_video import Loudness, make_recordings, process, quiet, tiny_space
@@ -129,6 +131,11 @@ def test_interrupted_post_training_gives_the_weights_of_unbroken(start: VideoPos
     resumed = post_train_video(again, rollouts, make_accelerator("no"), quiet, quiet)
     first, second = load_file(unbroken), load_file(resumed)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    with_takes = partial(post_train_video, accelerator=make_accelerator("no"), progress=quiet, report=quiet)
+    assert_other_run(again.out, partial(with_takes, replace(again, seed=1), rollouts))
+    assert_other_run(again.out, partial(with_takes, replace(again, adapter=resumed), rollouts))
+    assert_other_run(again.out, partial(with_takes, again, rollouts[1:]))
+    assert_unknown_run(again.out, partial(with_takes, again, rollouts))
 
 
 def test_what_does_not_go_together_is_refused(start: VideoPostRecipe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from tiny_video import Loudness, StandInBase, make_recordings, process, quiet, tiny_space
 from tiny_wan import VAE_2_2, make_vae
 from tiny_wan_net import load_tiny_wan, save_tiny_wan
@@ -30,10 +32,10 @@ from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import features
 from vivavoce.train import video_data
-from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, steps_of, train_video, windows_of
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, new_network, steps_of, train_video, windows_of
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
-from vivavoce.train.video_loop import make_accelerator
+from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import Place, Windows
 
 pytest.importorskip("accelerate")
@@ -78,6 +80,15 @@ def cache(recordings: Any, space: VideoSpace, sounds: Any, tmp_path_factory: pyt
     make_cache(recordings[0], out, space, Loudness(), BASE, CONFIG, quiet, process=1, processes=2)
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
     return out
+
+
+def test_recordings_that_were_added_are_encoded(recordings: Any, space: VideoSpace, sounds: Any, tmp_path: Path) -> None:
+    make_cache(recordings[0][:1], tmp_path, space, Loudness(), BASE, CONFIG, quiet)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert [e.name for e in load_cache(tmp_path, "train")[0]] == ["clip0"]
+    make_cache(recordings[0][:2], tmp_path, space, Loudness(), BASE, CONFIG, quiet)
+    assert [e.name for e in load_cache(tmp_path, "train")[0]] == ["clip0", "clip1"]
+    assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +296,14 @@ def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(cache: Path, tm
     assert logs[0] == logs[1] and [line["aligned"] for line in logs[0]] == [False, True]
     assert {"encoder", "silence", "latents", "window", "intensity", "recipe", "prompt", "autoencoder"} <= first.metadata.keys()
     assert json.loads(first.metadata["framing"]) == pytest.approx(2 * 0.95, abs=0.2)  # such a face is half of the picture
+    examples, common = load_cache(cache, "train")
+    other_net = VideoTask(new_network(replace(again, rank=0), common, measured_scale(examples), accelerator))
     with pytest.raises(ValueError, match="other parts"):
-        train_video(replace(again, rank=0), accelerator, quiet, quiet)
+        Training(accelerator, other_net, again.pace, again.out).restore()
+    other_base = replace(again, base=tiny_base(tmp_path / "other", freq_dim=64))
+    for other in (replace(again, rank=0), replace(again, seed=6), replace(again, batch=3), other_base):
+        assert_other_run(again.out, partial(train_video, other, accelerator, quiet, quiet))
+    assert_unknown_run(again.out, partial(train_video, again, accelerator, quiet, quiet))
 
 
 def test_a_base_of_our_own_learns_and_is_a_base_afterwards(cache: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from claims import assert_other_run, assert_unknown_run
 from scipy.stats import chisquare
 
 pytest.importorskip("diffusers")
@@ -97,6 +99,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> No
     parts = train_video_vae(toy_recipe(tmp_path / "parts"), clips, quiet, quiet)
     for name in ("diffusion_pytorch_model.safetensors", "config.json"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    again = partial(train_video_vae, progress=quiet, say=quiet)
+    assert_other_run(parts.parent, partial(again, toy_recipe(parts.parent, seed=1), clips), "vae-run.json")
+    assert_other_run(parts.parent, partial(again, toy_recipe(parts.parent), clips[:2]), "vae-run.json")
+    assert_unknown_run(parts.parent, partial(again, toy_recipe(parts.parent), clips), "vae-run.json")
 
 
 def test_the_saved_folder_gives_equal_pictures(tmp_path: Path) -> None:
@@ -237,6 +243,8 @@ def test_clips_are_cut_once_and_no_person_takes_over(tmp_path: Path) -> None:
     make_clips(clips, tmp_path / "out", tracks, quiet, config)
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     assert {json.loads(f.read_text())["person"] for f in before if f.suffix == ".json"} == {"one"}
+    with pytest.raises(ValueError, match=r"are 32 px wide, and 64 px were asked for: .* or empty that one"):
+        make_clips(clips, tmp_path / "out", tracks, quiet, replace(config, side=64))
 
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from vivavoce.apps import interrupt
-from vivavoce.apps.cli_base import Folder, Job, Picture, Recordings, Weights
+from vivavoce.apps.cli_base import Folder, Job, Picture, Recordings, Weights, check_seed
 from vivavoce.apps.cli_bench import Bench
 from vivavoce.apps.cli_train import Train
 from vivavoce.apps.cli_video import Wan
@@ -260,6 +260,9 @@ class Evaluate(Job):
     seed: Annotated[int, arg(metavar="N")] = 0
     """Equal seeds give equal intervals."""
     networks: Networks = field(default_factory=Networks)
+
+    def check(self) -> None:
+        check_seed(self.seed)
 
     def work(self) -> Callable[[Self], None]:
         from vivavoce.apps import commands

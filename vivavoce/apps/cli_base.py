@@ -47,6 +47,12 @@ class Job:
         work(self)
 
 
+def check_seed(seed: int) -> None:
+    """ValueError for what no generator of random numbers takes, which would be found out after minutes of work."""
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}: give a whole number from 0 on")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recordings(Job):
     """It begins with recordings."""
@@ -73,6 +79,9 @@ class Learning(Job):
     """Updates of the weights."""
     seed: Seed = 0
     """Equal seeds give equal weights."""
+
+    def check(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from tyro.conf import Positional, arg, subcommand
 
-from vivavoce.apps.cli_base import Folder, Learning, Recordings, Seed, SplitRecordings, Steps, Weights
+from vivavoce.apps.cli_base import Folder, Learning, Recordings, Seed, SplitRecordings, Steps, Weights, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,9 @@ class TrainPost(Recordings):
     weights: Weights = None
     """Folder with the motion.safetensors to begin with; the ones that ship are post-trained already."""
 
+    def check(self) -> None:
+        check_seed(self.seed)
+
     def work(self) -> Callable[[Self], None]:
         from vivavoce.apps import commands_train
 
@@ -140,6 +143,7 @@ class TrainVideo(Learning, Recordings):
     """Speech encoders to hear with, as in `vivavoce train motion`."""
 
     def check(self) -> None:
+        super().check()
         if self.batch < 1:
             raise ValueError(f"--batch is {self.batch}: give 1 or more")
         if self.steps is not None and self.steps < (2 if self.stage == "both" else 1):
@@ -186,6 +190,7 @@ class TrainVideoPost(Learning):
     """Windows of video per process and update; each is seen four times, as recorded and in each take."""
 
     def check(self) -> None:
+        super().check()
         for name, value in (("clips", self.clips), ("batch", self.batch), ("steps", self.steps)):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}: give 1 or more")

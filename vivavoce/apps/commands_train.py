@@ -102,7 +102,8 @@ def train_post(options: cli_train.TrainPost) -> None:
 
 def train_sync(options: cli_train.TrainSync) -> None:
     """Runs the recipe of the sync expert, which goes on where an earlier run in the same folder stopped."""
-    from vivavoce.train.sync import SyncRecipe, new_template, prepare_clips, train_sync
+    from vivavoce.train.loop import check_claim
+    from vivavoce.train.sync import FILES, TOLD, SyncRecipe, identity_of, new_template, prepare_clips, train_sync
 
     for split in ("train", "val"):
         read_manifest(options.data, split)  # before the folder for the results is made
@@ -111,6 +112,7 @@ def train_sync(options: cli_train.TrainSync) -> None:
         recipe = replace(recipe, steps=options.steps)
     torch.set_num_threads(1)
     model, _ = parts(options.output)
+    check_claim(recipe.out, identity_of(recipe, new_template(model)), FILES, TOLD)  # preparing takes long
     with reporter() as report:
         clips, judged = (prepare_clips(recipe, split, model, report) for split in ("train", "val"))
         weights = train_sync(recipe, clips, judged, new_template(model), report, report.say)
@@ -122,7 +124,8 @@ def train_video(options: cli_train.TrainVideo) -> None:
     `accelerate launch` started. The first of them cuts the clips and talks; encoding is shared."""
     from vivavoce.latent.motion import MOTION_RATE_HZ
     from vivavoce.latent.video import VideoSpace
-    from vivavoce.train.video import VideoRecipe, stages_of, train_video
+    from vivavoce.train.loop import check_claim
+    from vivavoce.train.video import FILES, VideoRecipe, identity_of, stages_of, train_video
     from vivavoce.train.video_clips import ClipConfig, load_clips, make_clips
     from vivavoce.train.video_data import Base, CacheConfig, make_cache
     from vivavoce.train.video_loop import make_accelerator
@@ -139,6 +142,7 @@ def train_video(options: cli_train.TrainVideo) -> None:
         base=options.base, cache=options.output / "latents", out=options.output, seed=options.seed, batch=options.batch,
         stages=stages_of(options.stage, options.steps), train_base=options.from_nothing, checkpointing=not options.from_nothing,
     )
+    check_claim(recipe.out, identity_of(recipe, accelerator), FILES)  # preparing takes long
     folder = options.output / "clips"
     if accelerator.num_processes == 1:
         torch.set_num_threads(1)
@@ -161,14 +165,16 @@ def train_video(options: cli_train.TrainVideo) -> None:
 def train_video_vae(options: cli_train.TrainVideoVAE) -> None:
     """Cuts clips and trains, each going on where an earlier run stopped."""
     from vivavoce.components import module
+    from vivavoce.train.loop import check_claim
     from vivavoce.train.video_clips import ClipConfig, load_clips, make_clips
-    from vivavoce.train.video_vae import VideoVAERecipe, train_video_vae
+    from vivavoce.train.video_vae import FILES, TOLD, VideoVAERecipe, identity_of, train_video_vae
 
     module("diffusers")  # is refused before anything is done
     recordings = read_manifest(options.data, "train")
     recipe = VideoVAERecipe(out=options.output, seed=options.seed)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
+    check_claim(recipe.out, identity_of(recipe), FILES, TOLD)  # preparing takes long
     torch.set_num_threads(1)
     with reporter() as report:
         make_clips(recordings, options.output / "clips", options.output / "tracks", report, ClipConfig(side=options.side))
@@ -180,9 +186,10 @@ def train_video_post(options: cli_train.TrainVideoPost) -> None:
     """Takes of clips, then the recipe, each going on where an earlier run stopped; one of as many processes as `accelerate
     launch` started, which share the takes."""
     from vivavoce.animate_video import adapter_windows
-    from vivavoce.train.video import ADAPTER
+    from vivavoce.train.loop import check_claim
+    from vivavoce.train.video import ADAPTER, FILES
     from vivavoce.train.video_loop import make_accelerator
-    from vivavoce.train.video_post import VideoPostRecipe, post_train_video
+    from vivavoce.train.video_post import VideoPostRecipe, identity_of, post_train_video
     from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, video_rollouts
 
     adapter, cache = options.adapter or options.run_folder / ADAPTER, options.run_folder / "latents"
@@ -195,6 +202,7 @@ def train_video_post(options: cli_train.TrainVideoPost) -> None:
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     accelerator = make_accelerator()
+    check_claim(recipe.out, identity_of(recipe, accelerator), FILES)  # takes take long
     first = accelerator.is_main_process
     if accelerator.num_processes == 1:
         torch.set_num_threads(1)

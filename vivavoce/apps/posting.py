@@ -19,11 +19,11 @@ from vivavoce.media.files import require_file
 from vivavoce.media.portrait import Portrait
 from vivavoce.train.data import Example, read_manifest
 from vivavoce.train.loop import claim
-from vivavoce.train.motion import MotionRecipe, loss_weight
+from vivavoce.train.motion import FILES, MotionRecipe, loss_weight
 from vivavoce.train.policy import PolicyRecipe, train_policy
 from vivavoce.train.post import PostRecipe, Watch, identity_of, train_post
 from vivavoce.train.preferences import best_and_worst, read_pairs
-from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, read_rollouts, rollouts
+from vivavoce.train.rollout import Rollout, RolloutRecipe, as_recorded, fingerprint, made_by, read_rollouts, rollouts
 from vivavoce.train.scorers import REGULARISERS, REWARDS, WEIGHTS, composed, rewarded
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
         recorded=options.objective != "pair_dpo" and options.rewards == "ladder",
     )
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
-    claim(recipe.out, identity_of(recipe, base))
+    if options.objective == "pair_dpo":
+        _check_weights(_pairs(options).parent / GROUPS, base)
+    claim(recipe.out, identity_of(recipe, base), FILES)
     motion = MotionRecipe(data=options.data, out=options.output)
     ladder = RolloutRecipe(group=SCORED_TAKES if options.rewards == "scores" else 0)
 
@@ -83,6 +85,17 @@ def trainer(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Trai
     return train
 
 
+def _check_weights(groups: Path, base: MotionGenerator) -> None:
+    """ValueError where people compared takes of other weights: a reference that would not have made them tells nothing of how
+    likely they were."""
+    made = made_by(groups)
+    if made is not None and made != fingerprint(base):
+        raise ValueError(
+            f"the takes in {groups} were made by other weights than those that are given: give with --weights the folder that "
+            "`vivavoce prefer` was given"
+        )
+
+
 def preferred(pairs: Path, examples: Sequence[Example], say: Callable[[str], None]) -> list[Rollout]:
     """The best and the worst take of each recording that people judged, of the takes beside the pairs file."""
     choices = read_pairs(pairs)
@@ -98,7 +111,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     recipe = PolicyRecipe(out=options.output, seed=options.seed)
     recipe = recipe if options.steps is None else replace(recipe, steps=options.steps)
     if options.judge is None or options.model is None or options.portrait is None:
-        claim(recipe.out, identity_of(recipe, base))
+        claim(recipe.out, identity_of(recipe, base), FILES)
         scorer = composed(REWARDS, base, model)
         return lambda examples, report, watch: train_policy(
             recipe, base, examples, [scorer], report, report.say, watch=watch
@@ -111,7 +124,7 @@ def _grpo(options: TrainPost, base: MotionGenerator, model: FaceModel) -> Traine
     scorers = [judged(judge, stage), composed(REGULARISERS, base, model)]
     weights = {**{f"judge_{name}": 1.0 for name in CRITERIA}, **{name: WEIGHTS[name] for name in REGULARISERS}}
     recipe = replace(recipe, rewards=weights, **JUDGED_RECIPE)
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     return lambda examples, report, watch: train_policy(
         recipe, base, as_recorded(examples), scorers, report, report.say, watch=watch
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
+from vivavoce.media.figures import from_json, to_json
 from vivavoce.metrics.confidence import Interval
 from vivavoce.train.data import Example
 from vivavoce.train.loop import mixed_precision
@@ -30,7 +30,7 @@ def write_verdict(
     figures, better = summary(after), against(after, before)
     kept = {"figures": figures, "before": summary(before), "better": better}
     named = {k: {g: {n: asdict(i) for n, i in row.items()} for g, row in v.items()} for k, v in kept.items()}
-    (folder / "verdict.json").write_text(json.dumps(named, indent=1))
+    (folder / "verdict.json").write_text(to_json(named, indent=1))
     plot([folder / "log.jsonl", folder / JUDGED], folder / "training.png")
     return table(figures, better)
 
@@ -55,7 +55,7 @@ def plot(logs: Sequence[Path], picture: Path) -> None:
     """Each of the logged figures over the steps, a row for each log that is there."""
     from matplotlib.figure import Figure
 
-    told = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs if log.exists()]
+    told = [[from_json(line) for line in log.read_text().splitlines()] for log in logs if log.exists()]
     rows = [(entries, [name for name in entries[0] if name != "step"]) for entries in told]
     columns = max(len(names) for _, names in rows)
     figure = Figure(figsize=(2.6 * columns, 2.4 * len(rows)), layout="constrained")

@@ -13,6 +13,7 @@ from vivavoce.judge.evidence import Evidence
 from vivavoce.judge.figures import FIGURES, SUFFIX, Figure, figures_of
 from vivavoce.judge.gather import Tools, gather, raise_if_ours
 from vivavoce.judge.pairs import Pair
+from vivavoce.judge.published import NETWORK_OF
 from vivavoce.judge.report import KEPT, check_folder, write_report
 from vivavoce.judge.results import ALL, Described, Difference, Evaluation, Row, Summary
 from vivavoce.judge.sets import SETS, Clip, OfIndices, SetFigure
@@ -32,6 +33,12 @@ class Options:
     seed: int = 0
     resamples: int = 2000
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"the seed is {self.seed}: give a whole number from 0 on")
+        if self.resamples < 1:
+            raise ValueError(f"{self.resamples} resamples were asked for: give 1 or more")
 
 
 def evaluate(
@@ -70,9 +77,14 @@ def _unseen(what: str, done: int, total: int | None) -> None:
 
 
 def check_rewards(pairs: Sequence[Pair], options: Options, figures: Sequence[Described]) -> None:
-    """ValueError for a reward that is no figure."""
+    """ValueError for a reward that is no figure, or one of a network that is not there."""
     known = [figure.name for figure in figures]
     for name in (*options.rewards, *(reward for pair in pairs for reward in pair.rewards)):
+        if name not in known and name in NETWORK_OF:
+            raise ValueError(
+                f"the reward {name!r} is measured by a network whose weights are not there: give them with --{NETWORK_OF[name]}, "
+                "or leave that reward out"
+            )
         if name not in known:
             raise ValueError(f"the reward {name!r} is none of the figures: give some of {', '.join(known)}")
 

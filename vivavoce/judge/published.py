@@ -36,6 +36,10 @@ _FIGURES: tuple[tuple[str, str, str, str, str, Better, frozenset[Need], str], ..
     ("lpips", "lpips", "LPIPS", "Picture", "", "lower", _RECORDING, "Perceptual distance of frames to the recording's (LPIPS)."),
 )  # fmt: skip
 
+_GIVEN = {"lse": "syncnet", "csim": "arcface", "lpips": "lpips"}  # which of `Weights` a network is
+NETWORK_OF = {name: _GIVEN[network] for network, name, *_ in _FIGURES} | {"fid": "inception", "fvd": "i3d"}
+"""Which of `Weights` every published figure needs."""
+
 
 @dataclass(frozen=True)
 class _Frames:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from vivavoce.judge.page import page
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.results import ALL, Evaluation, Row, Summary
 from vivavoce.judge.words import BETTER, by_topic, counted, number, with_interval
+from vivavoce.media.figures import to_json, without_nan
 from vivavoce.media.files import temporary_name
 from vivavoce.metrics.confidence import Interval
 
@@ -35,7 +34,7 @@ def write_report(
 ) -> None:
     """Writes the three files, each whole or not at all."""
     texts = {
-        "report.json": json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) + "\n",
+        "report.json": to_json(as_json(evaluation), indent=1, ensure_ascii=False) + "\n",
         "report.md": markdown(evaluation),
         "index.html": page(evaluation, evidence, report),
     }
@@ -61,20 +60,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "summaries": [asdict(summary) for summary in evaluation.summaries],
         "differences": [asdict(difference) for difference in evaluation.differences],
     }
-    return {key: _plain(value) for key, value in whole.items()}
+    return without_nan(whole)
 
 
 def _clip(row: Row) -> dict[str, Any]:
     pair = {name: str(value) if isinstance(value, Path) else value for name, value in vars(row.pair).items()}
     return {**pair, "problem": row.problem, "notes": row.notes, "figures": row.figures}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def markdown(evaluation: Evaluation) -> str:

@@ -7,7 +7,6 @@ on recordings of other people. Curves are those of the motion itself: nothing is
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from torch import Tensor
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel, brow_height, lip_opening, mouth_width
+from vivavoce.media.figures import from_json, to_json
 from vivavoce.metrics.head import rotation_spread
 from vivavoce.metrics.lips import best_lag, closure_f1, correlation
 from vivavoce.speech.encoder import SpeechEncoder
@@ -112,11 +112,11 @@ def ablate(
                 weights = train_motion(recipe, model, encoder, progress, report, examples=examples["train"])
                 with mixed_precision():
                     figures = judge(MotionGenerator.load(weights), examples["val"], model, recipe, progress)
-                _write(done, json.dumps(figures, indent=1))
+                _write(done, to_json(figures, indent=1))
                 report(" ".join(f"{k} {v:.3f}" for k, v in figures.items()))
                 gc.collect()
-            results.setdefault(name, {})[seed] = json.loads(done.read_text())
-            _write(table.with_suffix(".json"), json.dumps({"steps": ablation.steps, "runs": results}, indent=1))
+            results.setdefault(name, {})[seed] = from_json(done.read_text())
+            _write(table.with_suffix(".json"), to_json({"steps": ablation.steps, "runs": results}, indent=1))
             _write(table, markdown(ablation.steps, results))
     return table
 

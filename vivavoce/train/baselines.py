@@ -34,6 +34,7 @@ from vivavoce.latent.closure import LipClosure
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.speech.encoder import RATE_HZ, SAMPLE_RATE_HZ, SpeechSpec, features
+from vivavoce.speech.encoders import hearing
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.streams import VISEME_STREAM
 from vivavoce.train.data import (
@@ -42,7 +43,9 @@ from vivavoce.train.data import (
     Example,
     Progress,
     examples_of,
+    face_digest,
     load_examples,
+    made_of,
     mirror_pairs,
     save_examples,
     track_clips,
@@ -77,14 +80,18 @@ def hear(animator: Animator, sound: Float[Tensor, " s"], frames: int) -> Heard:
 def training_examples(clips: Sequence[Clip], animator: Animator, folder: Path, progress: Progress) -> list[Example]:
     """Motion and speech of the training clips as they are, at most MOST_CLIPS of a person; kept in the folder."""
     cache = folder / "examples-baselines.safetensors"
-    if cache.is_file():
-        return load_examples(cache)
     count: Counter[str] = Counter()
     used = []
     for clip in clips:
         if clip.talks and count[clip.person] < MOST_CLIPS:
             count[clip.person] += 1
             used.append(clip)
+    how = {
+        "clips": [[c.person, c.name] for c in used], "face": face_digest(animator.space.model),
+        "encoder": hearing(animator.encoder),
+    }
+    if cache.is_file() and made_of(cache) == how:  # else recordings came or went since
+        return load_examples(cache)
     tracks = track_clips(used, folder / "tracks", progress)
     model, pairs = animator.space.model, mirror_pairs(animator.space.model)
     examples: list[Example] = []
@@ -93,7 +100,7 @@ def training_examples(clips: Sequence[Clip], animator: Animator, folder: Path, p
         examples += examples_of(clip, tracks[clip.name], model, animator.encoder, PLAIN, pairs)
     progress("hearing", len(used), len(used))
     folder.mkdir(parents=True, exist_ok=True)
-    save_examples(examples, cache)
+    save_examples(examples, cache, how)
     return examples
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from vivavoce.generate import MotionGenerator
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.media.figures import from_json, to_json
 from vivavoce.metrics.confidence import Interval
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import mixed_precision
@@ -197,17 +198,17 @@ def write_finding(path: Path, after: Sequence[Judged], before: Sequence[Judged])
     parts = {"figures": summary(after), "better": against(after, before)}
     named = {k: {g: {n: asdict(i) for n, i in row.items()} for g, row in v.items()} for k, v in parts.items()}
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(named, indent=1))
+    partial.write_text(to_json(named, indent=1))
     partial.rename(path)
 
 
 def read_finding(folder: Path) -> Finding:
     """What `write_finding` wrote, with the log of the run."""
-    kept = json.loads((folder / "figures.json").read_text())
+    kept = from_json((folder / "figures.json").read_text())
     parts = {
         k: {g: {n: Interval(**i) for n, i in row.items()} for g, row in kept[k].items()} for k in ("figures", "better")
     }
-    watched = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    watched = [from_json(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return Finding(figures=parts["figures"], better=parts["better"], watched=watched)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from vivavoce.media.video import read_frames
 from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.disguise import disguise
+from vivavoce.train.loop import digest
 
 Progress = Callable[[str, int, int], None]
 COLUMNS = ("file", "split", "speaker", "kind")  # of MANIFEST.csv, that are read
@@ -61,8 +62,9 @@ class Example:
     style: Float[torch.Tensor, " 3"]
 
 
-def save_examples(examples: Sequence[Example], path: Path) -> None:
-    """All examples in one safetensors file; what several share (a clip's speech, an example that counts twice) is stored once."""
+def save_examples(examples: Sequence[Example], path: Path, made_of: Mapping[str, Any] | None = None) -> None:
+    """All examples in one safetensors file; what several share (a clip's speech, an example that counts twice) is stored once.
+    ``made_of``: what the file says that they were made of, for `made_of`."""
     tensors: dict[str, torch.Tensor] = {}
     stored: dict[int, str] = {}
     rows = []
@@ -75,7 +77,8 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
                 tensors[row[name]] = values
         rows.append(row)
     partial = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"rows": json.dumps(rows)})
+    said = {"rows": json.dumps(rows), **({} if made_of is None else {"made_of": json.dumps(made_of)})}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, said)
     partial.rename(path)
 
 
@@ -88,6 +91,13 @@ def load_examples(path: Path) -> list[Example]:
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path} is damaged: remove it, and it is made again") from error
     return [Example(**{**row, **{name: tensors[row[name]] for name in ("motion", "style", "speech")}}) for row in rows]
+
+
+def made_of(path: Path) -> dict[str, Any] | None:
+    """What a file of `save_examples` says that it was made of, as JSON gives it back; None where it does not say."""
+    with safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get("made_of")
+    return None if said is None else json.loads(said)
 
 
 def read_manifest(data: Path, split: str) -> list[Clip]:
@@ -133,6 +143,11 @@ def track_clips(clips: Sequence[Clip], cache: Path, progress: Progress) -> dict[
         tracks[clip.name] = np.load(file)
     progress("tracking", len(clips), len(clips))
     return tracks
+
+
+def face_digest(model: FaceModel) -> str:
+    """Tells face models apart."""
+    return digest([model.mean, model.identity, *model.expression.values(), *model.mask.values(), model.importance])
 
 
 def without_blinks(eyelids: Float[np.ndarray, "t k"], opening: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t k"]:

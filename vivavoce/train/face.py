@@ -15,8 +15,11 @@ from scipy import signal
 from vivavoce.latent.mesh import REGIONS, FaceModel, clip_neutral, eye_opening, face_height, rigid_fit
 from vivavoce.latent.topology import BROWS, EYES, LIPS, NOSE_BASE, OVAL, SKIN, SKULL
 from vivavoce.train.data import Clip, Progress, read_manifest, track_clips
+from vivavoce.train.loop import claim, digest
 
 FOUND = 0.9  # share of a clip's frames that must show a face
+FILES, TOLD = ("face.safetensors",), "face-run.json"  # what a run leaves in its folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaceConfig:
@@ -39,9 +42,11 @@ def train_face(data: Path, out: Path, progress: Progress, config: FaceConfig) ->
     """Track the training clips of a folder with a MANIFEST.csv and learn the face model; returns the weights' path.
 
     Tracks stay in ``out``, so that an interrupted run goes on; the model is ``out/face.safetensors``. ValueError where the
-    folder has no such clips, or too few that show a face.
+    folder has no such clips, or too few that show a face, or, and nothing is touched, where ``out`` has a model of other ones.
     """
     clips = balanced_clips(read_manifest(data, "train"), config.most_clips)
+    told = digest(text for clip in clips for text in (clip.name, clip.person))
+    claim(out, {"command": "train face", **asdict(config), "clips": told}, FILES, TOLD)
     tracks = track_clips(clips, out / "tracks", progress)
     shown = []
     for clip in clips:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+TOLD = "run.json"  # what a folder says of the run that it is of
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -109,20 +113,66 @@ class Run(Generic[N]):
         return True
 
 
-def claim(out: Path, stamp: Mapping[str, Any]) -> None:
-    """Make the folder of a run, and tell it which run it is of: what would give other weights is in ``stamp``. ValueError, and
-    nothing is touched, where another run's checkpoint or weights lie in it: they would be gone on from, or replaced."""
-    told, file = json.dumps(stamp, default=list, indent=1, sort_keys=True), out / "run.json"
-    if file.exists() and file.read_text() == told:
+def check_claim(out: Path, stamp: Mapping[str, Any], files: Sequence[str], told: str = TOLD) -> None:
+    """ValueError where one of ``files``, the checkpoints and weights of a run, lies in the folder and is not of the run that the
+    stamp tells of. What is only known once recordings are prepared may be missing in it: `claim` is told all, this nothing."""
+    known = _told(out / told)
+    if known is None or any(known.get(key) != value for key, value in _plain(stamp).items()):
+        _refuse_others(out, files, told)
+
+
+def claim(out: Path, stamp: Mapping[str, Any], files: Sequence[str], told: str = TOLD) -> None:
+    """Make the folder of a run, and tell it in the file ``told`` which run it is of: what would give other weights is in
+    ``stamp``. ValueError, and nothing is touched, where another run's ``files`` (checkpoints and weights) lie in it: they would
+    be gone on from, or replaced. Trainings that may share a folder have other files and another ``told``."""
+    file, plain = out / told, _plain(stamp)
+    if _told(file) == plain:
         return
-    for name in ("checkpoint.pt", "motion.safetensors"):
-        if (out / name).exists():
-            known = " (its run.json says of which)" if file.exists() else ""
-            raise ValueError(f"{out} holds a {name} that is not of this run{known}: give another folder")
+    _refuse_others(out, files, told)
     out.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
-    partial.write_text(told)
+    partial.write_text(json.dumps(plain, indent=1, sort_keys=True))
     partial.rename(file)
+
+
+def stamp_of(command: str, recipe: Any, *, free: Collection[str] = (), **more: Any) -> dict[str, Any]:
+    """A stamp for `claim`: the recipe, a dataclass, without its folders, its length and how often it is kept or looked at, which
+    a run may change when it goes on, and without what else is ``free``; ``more``: what it learns from."""
+    leave = {"out", "data", "steps", "log_every", "check_every", "checkpoint_every", *free}
+    return {"command": command, **{k: v for k, v in asdict(recipe).items() if k not in leave}, **more}
+
+
+def digest(values: Iterable[Tensor | np.ndarray | str]) -> str:
+    """Tells data apart: 16 letters that depend on all of them, on their order, shapes and kinds."""
+    found = hashlib.sha256()
+    for value in values:
+        if isinstance(value, str):
+            found.update(f"{value}\n".encode())
+        else:
+            array = np.ascontiguousarray(value.numpy() if isinstance(value, Tensor) else value)
+            found.update(f"{array.shape} {array.dtype}\n".encode())
+            found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _plain(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from its file."""
+    return json.loads(json.dumps(stamp, default=list))
+
+
+def _told(file: Path) -> dict[str, Any] | None:
+    """The stamp in a file; None where there is none, or it is damaged and says nothing."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _refuse_others(out: Path, files: Sequence[str], told: str) -> None:
+    for name in files:
+        if (out / name).exists():
+            known = f" (its {told} says of which)" if (out / told).exists() else ""
+            raise ValueError(f"{out} holds a {name} that is not of this run{known}: give another folder, or move it away")
 
 
 def forget(log: Path, step: int) -> None:

@@ -24,21 +24,25 @@ from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.speech.encoder import SpeechEncoder, features
-from vivavoce.speech.encoders import identity
+from vivavoce.speech.encoders import hearing, identity
 from vivavoce.train.data import (
     PLAIN,
     Augmentation,
     Example,
     Progress,
     examples_of,
+    face_digest,
     load_examples,
+    made_of,
     mirror_pairs,
     read_manifest,
     save_examples,
     track_clips,
 )
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.vivacity import learn_vivacity
+
+FILES = ("checkpoint.pt", "motion.safetensors")  # what a run leaves in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,21 +170,19 @@ def prepare(
     recipe: MotionRecipe, split: str, model: FaceModel, encoder: SpeechEncoder, progress: Progress
 ) -> list[Example]:
     """Examples of a split under all its augmentations; a validation split gets none. Cached in ``out``, clip by clip. ValueError
-    where no clip talks, or the cache is of other recordings."""
+    where no clip talks, or the cache was made of other recordings than those that are listed now, or otherwise."""
     cache = recipe.out / f"examples-{split}.safetensors"
     kept = load_examples(cache) if cache.exists() else None
-    if kept is not None and not recipe.data.exists():  # what is prepared does not need them any more
+    how = making(recipe, split, model, encoder)
+    if kept is not None:
+        check_made(cache, kept, recipe, split, how)
         return kept
     clips = read_manifest(recipe.data, split)
-    if kept is not None:
-        if {(e.person, e.clip) for e in kept} - {(c.person, c.name) for c in clips}:
-            raise ValueError(f"{cache} is of other recordings than {recipe.data}: give those, or another folder")
-        return kept
     if not any(clip.talks for clip in clips):
         raise ValueError(f"{recipe.data} has no clip of the split {split!r} and the kind 'talk': nothing is said in it")
+    how = {**how, "clips": [[c.person, c.name, c.talks] for c in clips]}
     tracks = track_clips(clips, recipe.out / "tracks", progress)
-    parts = recipe.out / f"examples-{split}"
-    parts.mkdir(exist_ok=True)
+    parts = _parts(recipe.out / f"examples-{split}", how)
     pairs, talking = mirror_pairs(model), [c for c in clips if c.talks]
     most = max({c.person for c in clips}, key=lambda p: sum(c.person == p for c in clips))
     examples: list[Example] = []
@@ -190,15 +192,56 @@ def prepare(
         if not part.exists():
             rng = np.random.default_rng((recipe.seed, i))
             found: list[Example] = []
-            for how in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
+            for changed in augmentations(clip.person == most, recipe, rng) if split == "train" else [PLAIN]:
                 others = [talking[j] for j in rng.integers(len(talking), size=2)]
-                made = examples_of(clip, tracks[clip.name], model, encoder, how, pairs, others)
-                found += made * (recipe.plain if how == PLAIN and clip.person != most else 1)
+                made = examples_of(clip, tracks[clip.name], model, encoder, changed, pairs, others)
+                found += made * (recipe.plain if changed == PLAIN and clip.person != most else 1)
             save_examples(found, part)
         examples += load_examples(part)
-    save_examples(examples, cache)
+    save_examples(examples, cache, how)
     shutil.rmtree(parts)
     return examples
+
+
+def making(recipe: MotionRecipe, split: str, model: FaceModel, encoder: SpeechEncoder) -> dict[str, Any]:
+    """How examples of a split are made, besides the recordings."""
+    drawn = {"seed": recipe.seed, "variants": recipe.variants, "plain": recipe.plain} if split == "train" else {}
+    return {"face": face_digest(model), "encoder": hearing(encoder), **drawn}
+
+
+def check_made(cache: Path, kept: Sequence[Example], recipe: MotionRecipe, split: str, how: Mapping[str, Any]) -> None:
+    """ValueError where prepared examples are of other recordings than are listed now, or were made otherwise. Recordings that are
+    gone altogether are not needed any more."""
+    said = made_of(cache)
+    other = [key for key, value in how.items() if said is not None and said.get(key) != value]
+    if other:
+        raise ValueError(f"{cache} was made with another {', '.join(other)}: give another folder, or remove that file")
+    if not recipe.data.exists():
+        return
+    clips = {(c.person, c.name): c.talks for c in read_manifest(recipe.data, split)}
+    if said is None:  # of an earlier version: clips without a usable stretch are in no example, but were tracked
+        tracked = {(p, n) for p, n in clips if (recipe.out / "tracks" / f"{split}__{n}.npy").exists()}
+        used = {(e.person, e.clip): clips.get((e.person, e.clip), False) for e in kept} | {key: clips[key] for key in tracked}
+    else:
+        used = {(person, name): talks for person, name, talks in said["clips"]}
+    if used.items() - clips.items():
+        raise ValueError(f"{cache} is of other recordings than {recipe.data}: give those, or another folder")
+    if new := sorted(name for _, name in clips.keys() - used.keys()):
+        raise ValueError(
+            f"{cache} lacks {len(new)} of the {len(clips)} recordings of {recipe.data}, such as {new[0]!r}: remove that file, "
+            "and all are prepared, or give another folder"
+        )
+
+
+def _parts(folder: Path, how: Mapping[str, Any]) -> Path:
+    """The folder of clips that are prepared already, empty where they were made otherwise or of another list of recordings: what
+    is drawn for a clip depends on its place among them."""
+    told, file = json.dumps(how), folder / "made_of.json"
+    if not file.exists() or file.read_text() != told:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        file.write_text(told)
+    return folder
 
 
 def augmentations(most: bool, recipe: MotionRecipe, rng: np.random.Generator) -> list[Augmentation]:
@@ -215,11 +258,15 @@ def train_motion(
     """Train, with checkpoints; returns the weights' path. Losses go to ``out/log.jsonl``.
 
     ``model`` and ``encoder`` must be those that the weights will be used with; ``examples``: the split `train`, where it is
-    prepared already. A run that is interrupted and started again gives the weights of one that was not.
+    prepared already. A run that is interrupted and started again gives the weights of one that was not. ValueError, and nothing
+    is touched, where the folder is another run's.
     """
+    stamp = stamp_of("train motion", recipe, encoder=hearing(encoder), face=face_digest(model))
+    check_claim(recipe.out, stamp, FILES)  # preparing takes long
     recipe.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
     examples = examples or prepare(recipe, "train", model, encoder, progress)
+    claim(recipe.out, {**stamp, "examples": examples_digest(examples)}, FILES)
+    torch.manual_seed(recipe.seed)
     layout = Layout.of(model.widths())
     spec = encoder.spec
     silence = features(encoder, torch.zeros(spec.sample_rate_hz)).values[0, spec.rate_hz // 2]
@@ -261,6 +308,12 @@ def train_motion(
             report(" ".join(f"{k} {v:.4g}" for k, v in entry.items()))
             losses.clear()
     return recipe.out / "motion.safetensors"
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Tells what is learned from apart, but for its speech features, which are a matter of the encoder."""
+    told = ((f"{e.person} {e.clip} {e.first} {e.speech is not None}", e.motion, e.style) for e in examples)
+    return digest(value for row in told for value in row)
 
 
 def loss_weight(recipe: MotionRecipe, layout: Layout, model: FaceModel, std: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ what it meets later. Pairs come as units: one portrait and two neighbouring fram
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int8, UInt8
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +33,7 @@ from vivavoce.latent.stretches import stretches
 from vivavoce.latent.topology import SKIN
 from vivavoce.latent.warp import Renderer, prepare
 from vivavoce.media.video import read_frames
-from vivavoce.train.data import Clip, Progress
+from vivavoce.train.data import Clip, Progress, face_digest
 
 DISPLACEMENT_GRAIN, FLOW_GRAIN = 1 / 8, 1 / 16  # px of the crop to a step of the 8-bit numbers that keep them
 
@@ -82,7 +84,8 @@ def make_pairs(
     clips: Sequence[Clip], tracks: dict[str, Float[np.ndarray, "t 478 3"]], model: FaceModel, folder: Path, config: PairConfig,
     progress: Progress, *, jobs: int = 1,
 ) -> list[Path]:
-    """A file of units per clip in the folder, made unless it is there; clips without a usable stretch have none."""
+    """A file of units per clip in the folder, made unless it is there; clips without a usable stretch have none. What was made
+    otherwise, or with another share of a person's units because there were fewer or more clips, is made again."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = Counter(clip.person for clip in clips)
     most = counts.most_common(1)[0][0]
@@ -121,17 +124,27 @@ def _clip_file(
 ) -> Path:
     clip, sources, points = task
     file = folder / f"{clip.split}__{clip.name}.safetensors"
-    if not file.exists():
+    said = {"portraits": sources, **asdict(config), "face": face_digest(model)}
+    how = json.dumps({key: value for key, value in said.items() if key not in ("units", "units_most")})  # those say portraits
+    if not file.exists() or _made_of(file) not in (how, None):
         cv2.setNumThreads(1)
         found = _units_of(clip, sources, points.astype(np.float64), model, config)
         temporary = file.with_suffix(".part")
         if found:
             parts = {f.name: torch.stack([unit[f.name] for unit in found]) for f in fields(Units)}
-            save_file(parts, temporary)
+            save_file(parts, temporary, {"made_of": how})
         else:
             temporary.write_bytes(b"")
         temporary.rename(file)
     return file
+
+
+def _made_of(file: Path) -> str | None:
+    """How the file's units were made; None where it does not say, as of an earlier version, or where nothing was of use."""
+    if not file.stat().st_size:
+        return None
+    with safe_open(file, framework="pt") as kept:
+        return (kept.metadata() or {}).get("made_of")
 
 
 def _units_of(

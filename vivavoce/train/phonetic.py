@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from vivavoce.media.figures import to_json
 from vivavoce.speech import acoustic
 from vivavoce.speech.acoustic import BANDS, HOPS, RANGE_DB, Acoustic
 from vivavoce.speech.analysis import Analysis
@@ -23,10 +24,11 @@ from vivavoce.speech.phones import SILENCE, VISEME_OF
 from vivavoce.speech.phonetic import PhoneticNetwork
 from vivavoce.train.corpus import Progress, Utterance, phones_at, read_corpus
 from vivavoce.train.disguise import disguise
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 
 BULK = 50  # features analysed at a time
 SHARD = 400  # utterances in a cache file
+FILES = ("checkpoint.pt", "phonetic.safetensors")  # what a run leaves in its folder
 NEPERS = float(np.log(10)) / 10  # of power, in a decibel
 
 
@@ -69,11 +71,15 @@ def train_phonetic(
 ) -> Path:
     """Train, with checkpoints; returns the weights' path. Losses and held-out accuracies go to ``out/log.jsonl``.
 
-    A run that is interrupted and started again gives the weights of one that was not.
+    A run that is interrupted and started again gives the weights of one that was not. ValueError, and nothing is touched, where
+    the folder is another run's.
     """
+    stamp = stamp_of("train phonetic", recipe, free=("corpus",), network=asdict(config))
+    check_claim(recipe.out, stamp, FILES)  # preparing takes long
     recipe.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
     train, heldout = (labelled(recipe, split, progress) for split in ("train", "heldout"))
+    claim(recipe.out, {**stamp, "speech": digest(v for u in train for v in (u.group, str(u.recorded), u.phones))}, FILES)
+    torch.manual_seed(recipe.seed)
     network = PhoneticNetwork(config)
     schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup)
     run = Run(network, schedule, recipe.out / "checkpoint.pt")
@@ -100,7 +106,7 @@ def train_phonetic(
             run.averaged().save(recipe.out / "phonetic.safetensors", {"recipe": json.dumps(settings)})
             entry = {"step": run.step, "loss": float(np.mean(losses)), "seconds": time.monotonic() - clock, "heldout": scores}
             with (recipe.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
+                log.write(to_json(entry) + "\n")
             said = " ".join(f"{kind} {100 * s['phones']:.1f}/{100 * s['visemes']:.1f}" for kind, s in scores.items())
             report(f"step {run.step} loss {entry['loss']:.4g}, frames right, phones/visemes in per cent: {said}")
             losses.clear()
@@ -108,22 +114,27 @@ def train_phonetic(
 
 
 def labelled(recipe: PhoneticRecipe, split: str, progress: Progress) -> list[Labelled]:
-    """Features and labels of a split; for training, disguised. Cached in ``out``, so that an interrupted run goes on."""
+    """Features and labels of a split; for training, disguised. Cached in ``out``, so that an interrupted run goes on; what was
+    made of other utterances, or otherwise, is made again."""
     utterances = read_corpus(recipe.corpus, split)
     found: list[Labelled] = []
     for first in range(0, len(utterances), SHARD):
         progress(f"{split} speech", first, len(utterances))
         cache = recipe.out / f"speech-{split}-{first // SHARD:03d}.pt"
-        if not cache.exists():
+        of = {"files": [u.file for u in utterances[first : first + SHARD]], "all": len(utterances), "seed": recipe.seed}
+        of |= {"copies": recipe.copies, "disguised": recipe.disguised}
+        kept = torch.load(cache, weights_only=True) if cache.exists() else None
+        if not isinstance(kept, dict) or kept["of"] != of:
             rows = []
             for i in range(first, min(first + SHARD, len(utterances))):
                 rng = np.random.default_rng((recipe.seed, i))
                 others = [utterances[j] for j in rng.integers(len(utterances), size=2)]
                 rows += [asdict(r) for r in versions(utterances[i], others, recipe, rng)]
             partial = cache.with_suffix(".part")
-            torch.save(rows, partial)
+            kept = {"of": of, "rows": rows}
+            torch.save(kept, partial)
             partial.rename(cache)
-        found += [Labelled(**row) for row in torch.load(cache, weights_only=True)]
+        found += [Labelled(**row) for row in kept["rows"]]
     return found
 
 

@@ -10,7 +10,6 @@ Guided as in use: the policy is the guided field. Left out: credit by window (a 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,12 +22,13 @@ from torch import Tensor
 from vivavoce.flow.guide import guided, pinned
 from vivavoce.flow.sde import Transition, sde_step
 from vivavoce.generate import MotionGenerator
+from vivavoce.media.figures import to_json
 from vivavoce.nets.condition import Condition
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget
-from vivavoce.train.motion import cut
+from vivavoce.train.motion import FILES, cut
 from vivavoce.train.objectives import Loss, advantages, grpo
 from vivavoce.train.post import JUDGED, Watch, distance, identity_of, look, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes
@@ -292,7 +292,7 @@ def train_policy(
     interrupted and started again gives the curves of one that was not."""
     if recipe.draws > base.windows.steps:
         raise ValueError(f"{recipe.draws} draws in {base.windows.steps} solver steps: give as many or fewer")
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,
@@ -317,7 +317,7 @@ def train_policy(
             entry = {key: float(np.mean([s[key] for s in seen])) for key in seen[0]}
             entry |= {"step": run.step, "dropped": round(sum(s["dropped"] for s in seen)), "distance": distance(net, anchor)}
             with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(to_json(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             look(watch, recipe.out, run, base)

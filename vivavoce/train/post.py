@@ -16,11 +16,12 @@ from torch import Tensor
 
 from vivavoce.flow.path import VelocityField
 from vivavoce.generate import MotionGenerator
+from vivavoce.media.figures import to_json
 from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget, mixed_precision
-from vivavoce.train.motion import cut, habits
+from vivavoce.train.motion import FILES, cut, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
 from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, masked, roll
 
@@ -182,7 +183,7 @@ def train_post(
     What to watch goes to ``out/log.jsonl``, and what ``watch`` says at every checkpoint to ``out/judged.jsonl``. A run that is
     interrupted and started again gives the weights of one that was not.
     """
-    claim(recipe.out, identity_of(recipe, base))
+    claim(recipe.out, identity_of(recipe, base), FILES)
     net, anchor = copy.deepcopy(base.net).eval(), copy.deepcopy(base.net).eval().requires_grad_(False)
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=0.0, ema=0.98,
@@ -208,7 +209,7 @@ def train_post(
             entry = {key: float(np.mean([s[key] for s in seen])) for key in seen[0]}
             entry = {"step": run.step, **entry, "distance": distance(net, anchor)}
             with log.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(to_json(entry) + "\n")
             seen.clear()
         if run.step % recipe.checkpoint_every == 0 or run.done:
             look(watch, recipe.out, run, base)
@@ -246,7 +247,7 @@ def look(watch: Watch | None, out: Path, run: Run[MotionTransformer], base: Moti
         with mixed_precision():
             figures = watch(with_network(base, run.averaged(), base.windows.amplitude))
         with (out / JUDGED).open("a") as file:
-            file.write(json.dumps({"step": run.step, **figures}) + "\n")
+            file.write(to_json({"step": run.step, **figures}) + "\n")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,11 @@ from torch import Tensor, nn
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.refine import CHANNELS, SIDE, Mixture, Refiner, corrected, normalised, restricted
 from vivavoce.train.data import Progress, read_manifest, track_clips
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.pairs import DISPLACEMENT_GRAIN, FLOW_GRAIN, PairConfig, Units, load_units, make_pairs
+
+FILES = ("renderer.pt", "adversary.pt", "renderer.safetensors")  # what a run leaves in its folder
+TOLD = "renderer-run.json"
 
 Window = tuple[slice, slice]  # rows and columns
 WHOLE: Window = slice(0, SIDE), slice(0, SIDE)
@@ -246,8 +250,11 @@ def mouths(picture: Tensor, batch: Batch) -> Float[Tensor, "b 7 h w"]:
 def train_renderer(
     recipe: RendererRecipe, units: Mapping[str, Units], progress: Progress, say: Callable[[str], None]
 ) -> Path:
-    """Trains on the units of the split train, or goes on; those of val are only looked at. Returns the weights' file."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    """Trains on the units of the split train, or goes on; those of val are only looked at. Returns the weights' file. ValueError,
+    and nothing is touched, where the folder is another run's."""
+    # A few pixels of each unit tell it from others; all of them are gigabytes.
+    few = [values[..., ::31, ::31, :] for values in (units["train"].own, units["train"].truth)]
+    claim(recipe.out, {**identity_of(recipe), "units": digest(few)}, FILES, TOLD)
     torch.manual_seed(recipe.seed)
     net, adversary = Refiner(), Adversary()
     for each in (net, adversary):
@@ -282,9 +289,15 @@ def train_renderer(
     return weights
 
 
+def identity_of(recipe: RendererRecipe) -> dict[str, Any]:
+    """What tells a run from others, as far as it is known before its units are, for `loop.check_claim`."""
+    return stamp_of("train renderer", recipe, free=("jobs",))
+
+
 def prepare_units(recipe: RendererRecipe, model: FaceModel, progress: Progress) -> dict[str, Units]:
     """Units of the splits train and, a quarter as many of each person, val; made unless they are there. ValueError where the data
-    will not do."""
+    will not do or, and nothing is touched, where the folder is another run's."""
+    check_claim(recipe.out, identity_of(recipe), FILES, TOLD)  # preparing takes long
     units = {}
     for split, share in (("train", 1.0), ("val", 0.25)):
         clips = read_manifest(recipe.data, split)

@@ -22,6 +22,7 @@ from vivavoce.generate import MotionGenerator
 from vivavoce.train.data import Example, Progress
 
 MASKED_FEATURES = 5  # features of a masked window: 100 ms
+SETTING = "recipe.json"  # in a folder of rollouts: what they were made with
 TAKES = 8  # recordings side by side, for speed
 
 
@@ -112,7 +113,7 @@ def rollouts(
     ValueError where the folder holds those of another recipe or network."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = json.dumps({**vars(recipe), "weights": fingerprint(generator)}, default=list)
-    setting = folder / "recipe.json"
+    setting = folder / SETTING
     if setting.exists() and setting.read_text() != stamp:
         raise ValueError(f"{folder} holds rollouts of another recipe or network: give another folder, or remove it")
     setting.write_text(stamp)
@@ -130,6 +131,19 @@ def rollouts(
         found.append(read_rollout(file))
     progress("rollouts", len(numbers), len(numbers))
     return found
+
+
+def made_by(folder: Path) -> str | None:
+    """`fingerprint` of the network that made a folder's takes; None where the folder does not say. ValueError where what it says
+    is damaged."""
+    file = folder / SETTING
+    if not file.exists():
+        return None
+    try:
+        told = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, so that nothing tells which weights made the takes: make them again") from error
+    return told.get("weights")
 
 
 def read_rollout(file: Path) -> Rollout:

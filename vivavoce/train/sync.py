@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +33,17 @@ from vivavoce.judge.expert import (
 )
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.topology import LANDMARKS
+from vivavoce.media.figures import to_json
 from vivavoce.nets.sync import PARTS, Pair, SyncNetwork
 from vivavoce.speech import acoustic
 from vivavoce.speech.analysis import Analysis
 from vivavoce.train.data import Progress, mirror_pairs
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.sync_data import Prepared, prepare
 from vivavoce.train.views import crop_view, shape_view
 
+FILES = (*(f"sync-{part}.pt" for part in PARTS), "sync.safetensors")  # what a run leaves in its folder
+TOLD = "sync-run.json"
 _BULK = 50  # sound features computed at a time
 _DEPTH = 0.3  # weight of a landmark's third coordinate, which the tracker guesses
 
@@ -89,6 +93,11 @@ def new_template(model: FaceModel) -> Float[Tensor, "478 3"]:
     return torch.from_numpy(model.mean).half().float()
 
 
+def identity_of(recipe: SyncRecipe, template: Float[Tensor, "478 3"]) -> dict[str, Any]:
+    """What tells a run from others, as far as it is known before its clips are, for `loop.check_claim`."""
+    return stamp_of("train sync", recipe, face=digest([template]))
+
+
 def prepare_clips(recipe: SyncRecipe, split: str, model: FaceModel, progress: Progress) -> list[Prepared]:
     """The clips of `train`, to learn from, or of `val`, to judge with."""
     return prepare(
@@ -103,8 +112,13 @@ def train_sync(
 ) -> Path:
     """Train both pairs, with checkpoints; returns the weights' path. Losses and accuracies go to ``out/log.jsonl``.
 
-    A run that is interrupted and started again gives the weights of one that was not.
+    A run that is interrupted and started again gives the weights of one that was not. ValueError, and nothing is touched, where
+    the folder is another run's.
     """
+    learned: list[str | np.ndarray] = []
+    for clip in clips:
+        learned += [clip.name, clip.person, *(shape for _, shape in clip.shapes)]
+    claim(recipe.out, {**identity_of(recipe, template), "clips": digest(learned)}, FILES, TOLD)
     torch.manual_seed(recipe.seed)
     network = new_network(clips, template)
     expert = SyncExpert(network)
@@ -320,4 +334,4 @@ def accuracy(expert: SyncExpert, clips: Sequence[Prepared], parts: tuple[str, ..
 
 def _log(recipe: SyncRecipe, entry: dict[str, object]) -> None:
     with (recipe.out / "log.jsonl").open("a") as log:
-        log.write(json.dumps(entry) + "\n")
+        log.write(to_json(entry) + "\n")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from vivavoce.speech.analysis import Analysis
 from vivavoce.train.corpus import load_sound
 from vivavoce.train.data import Clip, Progress, mirrored, read_manifest, track_clips
 from vivavoce.train.disguise import disguise
+from vivavoce.train.loop import digest
 
 _BULK = 50  # sound features computed at a time
 _MANY = 50  # clips of one person
@@ -46,7 +48,8 @@ def prepare(
     *, most: int, disguises: int, seed: int,
 ) -> list[Prepared]:
     """The talking clips of a split, ``most`` of each person; for training also in so many disguises. Cached in ``out``, clip by
-    clip. ``template``: of the sync network; ``pairs``: see `mirror_pairs`."""
+    clip; what was made otherwise, or when other clips were there to be heard behind it, is made again. ``template``: of the sync
+    network; ``pairs``: see `mirror_pairs`."""
     talking = [clip for clip in read_manifest(data, split) if clip.talks]
     clips = [clip for i, clip in enumerate(talking) if sum(c.person == clip.person for c in talking[:i]) < most]
     tracks = track_clips(clips, out / "tracks", progress)
@@ -56,12 +59,14 @@ def prepare(
     for i, clip in enumerate(clips):
         progress(f"{split} clips", i, len(clips))
         cache = folder / f"{split}__{clip.name}.safetensors"
-        if not cache.exists():
-            rng = np.random.default_rng((seed, i))
-            others = [clips[j] for j in rng.integers(len(clips), size=2)]
-            many = sum(c.person == clip.person for c in clips) > _MANY  # whose own clips are variety enough
-            copies = 0 if split != "train" else int(rng.random() < 0.25) if many else disguises
-            _save(prepared(clip, tracks[clip.name], template, pairs, others, copies, rng), cache)
+        rng = np.random.default_rng((seed, i))
+        others = [clips[j] for j in rng.integers(len(clips), size=2)]
+        many = sum(c.person == clip.person for c in clips) > _MANY  # whose own clips are variety enough
+        copies = 0 if split != "train" else int(rng.random() < 0.25) if many else disguises
+        drawn = {"seed": seed, "place": i, "others": [other.name for other in others]} if copies else {}
+        how = {"copies": copies, "face": digest([template]), **drawn}
+        if not cache.exists() or _made_of(cache) not in (how, None):
+            _save(prepared(clip, tracks[clip.name], template, pairs, others, copies, rng), cache, how)
         found.append(_load(cache))
     return found
 
@@ -84,7 +89,7 @@ def prepared(
     return Prepared(clip.name, clip.person, shapes, flipped, crops, sounds, loud_frames(samples))
 
 
-def _save(clip: Prepared, path: Path) -> None:
+def _save(clip: Prepared, path: Path, how: dict[str, Any]) -> None:
     tensors = {"crops": clip.crops, "loud": torch.from_numpy(clip.loud)}
     for i, (shape, flipped) in enumerate(zip(clip.shapes, clip.flipped, strict=True)):
         tensors |= {f"shape.{i}": torch.from_numpy(shape[1]).half(), f"flipped.{i}": torch.from_numpy(flipped[1]).half()}
@@ -94,8 +99,15 @@ def _save(clip: Prepared, path: Path) -> None:
         "stretch": [float(stretch) for _, stretch in clip.sounds],
     }
     partial = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts), "made_of": json.dumps(how)})
     partial.rename(path)
+
+
+def _made_of(path: Path) -> dict[str, Any] | None:
+    """How a clip was prepared; None where its file does not say, as of an earlier version."""
+    with safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get("made_of")
+    return None if said is None else json.loads(said)
 
 
 def _load(path: Path) -> Prepared:

@@ -22,11 +22,13 @@ from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer, base_config
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.train.data import Progress
+from vivavoce.train.loop import digest, stamp_of
 from vivavoce.train.video_data import Common, VideoExample, load_cache, measured_scale
-from vivavoce.train.video_loop import Pace, Precision, Training
+from vivavoce.train.video_loop import Pace, Precision, Training, claim_together, weights_of
 from vivavoce.train.video_windows import Batch, WindowConfig, Windows, moved
 
 ADAPTER = "adapter.safetensors"
+FILES = ("checkpoint.pt", ADAPTER)  # what a run leaves in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,7 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
 
     A run that is interrupted and started again gives the weights of one that was not, and several processes those of one with a
     batch as large as all of theirs (to rounding, and but for dropout inside the network, which each draws for itself).
+    ValueError, and nothing is touched, where the folder is another run's.
     """
     examples, common = load_cache(recipe.cache, "train")
     scale = measured_scale(examples)
@@ -165,7 +168,8 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
     if scale is None and net.config.parts.intensity is False:
         report("too few faces were tracked to tell strong motion from weak: the network has no dial for it")
     windows = windows_of(recipe, net, examples, common, scale)
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    learned = {**base_of(recipe, net), **cache_of(examples, common)}
+    claim_together(accelerator, recipe.out, {**identity_of(recipe, accelerator), **learned}, FILES)
     training = Training(accelerator, VideoTask(net), recipe.pace, recipe.out)
     if training.restore() is not None:
         report(f"going on at step {training.step}")
@@ -177,6 +181,28 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
         if training.step % recipe.checkpoint_every == 0 or training.done:
             training.save()
     return finish(recipe, training, net, metadata_of(recipe, net, examples, common, scale), accelerator)
+
+
+def identity_of(recipe: VideoRecipe, accelerator: Any) -> dict[str, Any]:
+    """What tells a run from others, as far as it is known before anything is loaded, for `loop.check_claim`. Windows of an update
+    are counted over processes, and stages told by what is learned in them: their lengths may change, as a run's may."""
+    free = ("base", "cache", "stages", "batch", "accumulate", "precision", "checkpointing")
+    return stamp_of(
+        "train video", recipe, free=free, precision=accelerator.mixed_precision,
+        windows_per_update=recipe.batch * recipe.accumulate * accelerator.num_processes,
+        stages=[{"aligned": s.aligned, "lip_mask": s.lip_mask} for s in recipe.stages if s.steps],
+    )
+
+
+def base_of(recipe: VideoRecipe, net: VideoTransformer) -> dict[str, Any]:
+    """Which base it is, wherever it lies. Of one that learns in its own folder it is not known any more what it began as."""
+    own = Path(recipe.base).resolve() == recipe.out.resolve()
+    return {"base": base_config(net.base), "base_weights": "its own" if own else weights_of(net.base)}
+
+
+def cache_of(examples: Sequence[VideoExample], common: Common) -> dict[str, Any]:
+    """What a cache was made of, and which clips are in it."""
+    return {"cache": common.stamp, "clips": digest(f"{e.name} {e.person} {e.first} {e.latents} {e.talks}" for e in examples)}
 
 
 def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, accelerator: Any) -> Iterator[Step]:

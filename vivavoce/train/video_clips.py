@@ -110,7 +110,7 @@ def head_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
 
 def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progress, config: ClipConfig) -> None:
     """Cuts the recordings into ``out``; what is there already stays. Recordings of a person come in a random order until
-    ``config.seconds`` are full. ``tracks``: cache of `track_clips`."""
+    ``config.seconds`` are full. ``tracks``: cache of `track_clips`. ValueError where what is there is of another size."""
     out.mkdir(parents=True, exist_ok=True)
     people: dict[str, float] = {}
     order = np.random.default_rng(config.seed).permutation(len(clips))
@@ -123,7 +123,13 @@ def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progres
         if not done.exists():
             points = track_clips([clip], tracks, _silent)[clip.name]
             _cut(clip, points, done, left, config)
-        frames = sum(stretch["frames"] for stretch in json.loads(done.read_text())["stretches"])
+        row = json.loads(done.read_text())
+        if row["side"] != config.side:
+            raise ValueError(
+                f"the clips in {out} are {row['side']} px wide, and {config.side} px were asked for: ask for as many, give "
+                "another folder, or empty that one"
+            )
+        frames = sum(stretch["frames"] for stretch in row["stretches"])
         people[clip.person] = people.get(clip.person, 0.0) + frames / MOTION_RATE_HZ
     progress("cutting", len(clips), len(clips))
 

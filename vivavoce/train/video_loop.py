@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,10 +18,25 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce.components import module
-from vivavoce.train.loop import Schedule
+from vivavoce.train.loop import Schedule, check_claim, claim
 
+_SMALL = 100_000  # numbers in a parameter
 Precision = Literal["no", "bf16"]
 _PATIENCE = timedelta(days=2)  # that processes wait for each other: one may be preparing data
+
+
+def claim_together(accelerator: Any, out: Path, stamp: Mapping[str, Any], files: Sequence[str]) -> None:
+    """`loop.claim` by all processes: each refuses what is another run's, and the first tells the folder."""
+    check_claim(out, stamp, files)
+    accelerator.wait_for_everyone()  # nobody writes what another has yet to look at
+    if accelerator.is_main_process:
+        claim(out, stamp, files)
+
+
+def weights_of(net: nn.Module) -> str:
+    """Tells networks apart by their small parameters (norms, biases, tables): all of them may be many gigabytes."""
+    small = (p.detach().double().abs().mean() for p in net.parameters() if p.numel() <= _SMALL)
+    return f"{sum(float(value) for value in small):.9e}"
 
 
 def make_accelerator(precision: Precision | None = None, accumulate: int = 1) -> Any:

@@ -18,11 +18,12 @@ from vivavoce.flow.path import VelocityField
 from vivavoce.latent.intensity import IntensityScale
 from vivavoce.nets.video import POLICY, REFERENCE, Reference, VideoTransformer
 from vivavoce.train.data import Progress
+from vivavoce.train.loop import digest, stamp_of
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
 from vivavoce.train.post import OBJECTIVES, Objective, rewards_of
-from vivavoce.train.video import ADAPTER, spec_of
+from vivavoce.train.video import ADAPTER, FILES, cache_of, spec_of
 from vivavoce.train.video_data import VideoExample, load_cache
-from vivavoce.train.video_loop import Pace, Precision, Training
+from vivavoce.train.video_loop import Pace, Precision, Training, claim_together
 from vivavoce.train.video_windows import Place, Shown, WindowConfig, Windows, moved
 
 Rollouts = Sequence[tuple[int, Float[Tensor, "k t c h w"]]]
@@ -179,12 +180,17 @@ def post_train_video(
     `train` of the cache, the best first, aligned with its latents.
 
     What to watch goes to ``out/log.jsonl``. A run that is interrupted and started again gives the weights of one that was not.
+    ValueError, and nothing is touched, where the folder is another run's.
     """
     examples, net, windows = opened(recipe, accelerator)
     drawn = RungWindows(windows, rollouts, recipe)
     if any(number >= len(examples) for number, _ in rollouts):
         raise ValueError(f"rollouts are of clips beyond the cache's {len(examples)}: give those that were made of it")
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    learned = {
+        **cache_of(examples, windows.common), "windows": asdict(windows.config),
+        "takes": digest(v for number, takes in rollouts for v in (str(number), takes.half().cpu())),
+    }
+    claim_together(accelerator, recipe.out, {**identity_of(recipe, accelerator), **learned}, FILES)
     training = Training(accelerator, PostTask(net, recipe), recipe.pace, recipe.out)
     companion = training.restore()
     if companion is not None:
@@ -207,6 +213,16 @@ def post_train_video(
             net.save(path, {**net.metadata, "post": json.dumps(settings)}, own)
     accelerator.wait_for_everyone()
     return path
+
+
+def identity_of(recipe: VideoPostRecipe, accelerator: Any) -> dict[str, Any]:
+    """What tells a run from others, as far as it is known before anything is loaded, for `loop.check_claim`: the adapter by what
+    is in it, and windows of an update counted over processes."""
+    return stamp_of(
+        "train video-post", recipe, free=("base", "adapter", "cache", "batch", "precision", "windows"),
+        precision=accelerator.mixed_precision, windows_per_update=recipe.batch * accelerator.num_processes,
+        start=digest([np.fromfile(recipe.adapter, np.uint8)]),
+    )
 
 
 def opened(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,13 +24,14 @@ from torch import Tensor
 
 from vivavoce.latent.topology import LIPS, OVAL
 from vivavoce.train.data import Progress
-from vivavoce.train.loop import Run, Schedule, mixed_precision
+from vivavoce.train.loop import Run, Schedule, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.muon import Muon
 from vivavoce.train.video_clips import ClipSampler, VideoClip
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+FILES, TOLD = ("vae.pt", "vae"), "vae-run.json"  # what a run leaves in its folder
 Pictures = Float[Tensor, "b 3 t h w"]  # -1 to 1, as diffusers lays them out
 _PATCH = 2
 _FIRST_LOG_VARIANCE = -6.0
@@ -284,11 +285,18 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
+def identity_of(recipe: VideoVAERecipe) -> dict[str, Any]:
+    """What tells a run from others, as far as it is known before its clips are, for `loop.check_claim`."""
+    return stamp_of("train video-vae", recipe, free=("checkpoint_seconds",))
+
+
 def train_video_vae(
     recipe: VideoVAERecipe, clips: list[VideoClip], progress: Progress, say: Callable[[str], None]
 ) -> Path:
-    """Trains, or goes on; writes and returns the folder ``out/vae``, which `AutoencoderKLWan.from_pretrained` reads."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    """Trains, or goes on; writes and returns the folder ``out/vae``, which `AutoencoderKLWan.from_pretrained` reads. ValueError,
+    and nothing is touched, where the folder is another run's."""
+    learned = digest(f"{c.name} {c.person} {c.first} {len(c)} {c.crop.side}" for c in clips)
+    claim(recipe.out, {**identity_of(recipe), "clips": learned}, FILES, TOLD)
     torch.manual_seed(recipe.seed)
     net = recipe.shape.build()
     schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, ema=recipe.ema)

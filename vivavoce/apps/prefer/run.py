@@ -29,7 +29,7 @@ CLIPS = "clips"  # in the output folder, beside the takes and the answers
 
 def prefer(options: Prefer) -> None:
     """Until Ctrl-C; every answer is kept as soon as it is given. ValueError or OSError where it cannot be begun."""
-    for name, value, least in (("recordings", options.recordings, 1), ("takes", options.takes, 2)):
+    for name, value, least in (("recordings", options.recordings, 1), ("takes", options.takes, 2), ("seed", options.seed, 0)):
         if value < least:
             raise ValueError(f"--{name} is {value}: give {least} or more")
     if not SHORTEST_SECONDS <= options.seconds <= LONGEST_SECONDS:
