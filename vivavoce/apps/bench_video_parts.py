@@ -11,7 +11,7 @@ from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS
 COLUMNS: Mapping[str, str] = {
     "lip_corr": "lip_corr", "lip_gain": "lip_gain", "width_corr": "width_corr", "closure_f1": "closure_f1",
     "lip_lag_ms": "lip_lag_ms", "mesh_frechet": "Mesh-FID", "head_ratio": "head", "mouth_sharp": "mouth_sharp",
-    "face_sharp": "face_sharp", "colour_drift": "colour drift", "psnr": "PSNR",
+    "face_found": "face found", "identity": "identity",
 }
 """Columns by the judge's figures."""
 MOVING: Mapping[str, str] = {

@@ -94,6 +94,7 @@ GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temp
 """How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
+_FADED = 25.0  # levels of 256
 _ALL_STEPS = CLIP_LEVEL.steps + FRAME_LEVEL.steps
 
 
@@ -256,12 +257,19 @@ def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
 
 
 def _chosen(plan: Study) -> list[VideoClip]:
-    """The longest clips of everybody in ``val`` who talks."""
+    """The longest clips of everybody in ``val`` who talks, but for those whose first picture is no portrait: faded in."""
     people: dict[str, list[VideoClip]] = {}
     for clip in sorted(load_clips(plan.out / "clips", "val"), key=len, reverse=True):
-        if clip.talks and len(clip) >= _pictures(plan) and len(people.setdefault(clip.person, [])) < plan.most:
-            people[clip.person].append(clip)
+        own = people.setdefault(clip.person, [])
+        if clip.talks and len(clip) >= _pictures(plan) and len(own) < plan.most and not _faded(clip):
+            own.append(clip)
     return [clip for group in people.values() for clip in group]
+
+
+def _faded(clip: VideoClip) -> bool:
+    """Whether the first picture is much lighter or darker than the others."""
+    light = np.asarray(clip.pictures).mean((1, 2, 3))
+    return bool(abs(light[0] - np.median(light)) > _FADED)
 
 
 def _videos(
