@@ -182,6 +182,32 @@ def test_windows_begin_clean_and_the_rest_counts(cache: Path) -> None:
     assert (disturbed.data - plain.data)[~plain.counts].std() > 0.3
 
 
+def test_close_windows_are_squares_around_the_lips_of_what_would_have_been_seen(windows: Windows) -> None:
+    lips, all_lips = 0.0, 0.0
+    for step in range(3):
+        whole, close = (windows.draw(step, range(4), lip_mask=False, close=side) for side in (None, 2))
+        both = zip(whole.data, whole.noise, whole.weight, whole.shown.face_mask, strict=True)
+        for i, (data, noise, weight, mask) in enumerate(both):
+            assert close.data.shape[-2:] == (2, 2)
+            squares = [(..., slice(y, y + 2), slice(x, x + 2)) for y in (0, 2) for x in (0, 2)]
+            square, = (one for one in squares if torch.equal(noise[one], close.noise[i]))
+            assert torch.equal(close.data[i], data[square]) and torch.equal(close.weight[i], weight[square])
+            assert torch.equal(close.shown.face_mask[i], mask[square])
+            lips, all_lips = lips + float(close.weight[i].sum()), all_lips + float(weight.sum())
+        parts = [windows.draw(step, range(2 * i, 2 * i + 2), lip_mask=False, close=2) for i in range(2)]
+        assert torch.equal(torch.cat([part.data for part in parts]), close.data)  # however many processes share the batch
+    assert lips > 0.4 * all_lips  # in a quarter of the cells
+    with pytest.raises(ValueError, match="6 latents around the lips were asked for, pictures have 4 x 4"):
+        windows.draw(0, range(1), lip_mask=False, close=6)
+
+
+def test_a_shift_draws_noisier_times(cache: Path) -> None:
+    plain, shifted = (make_windows(cache, shift=shift).draw(1, range(64), lip_mask=False) for shift in (1.0, 6.0))
+    sigma = 1 - plain.time[:, -1]
+    torch.testing.assert_close(1 - shifted.time[:, -1], 6 * sigma / (1 + 5 * sigma))  # Wan's schedule
+    assert torch.equal(shifted.time == 1, plain.time == 1)
+
+
 def test_the_lip_mask_leaves_the_lips(cache: Path) -> None:
     batch, plain = (make_windows(cache, eta=0.0).draw(1, range(4), lip_mask=mask) for mask in (True, False))
     assert batch.weight.shape == plain.weight.shape

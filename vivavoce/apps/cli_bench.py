@@ -123,9 +123,9 @@ class BenchVideoParts(SplitRecordings):
     """Folder for clips, latents, runs, videos and the report; what is finished there already is not done again."""
     vae: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: one is trained)")] = None
     """Finished autoencoder of video, as `vivavoce train video-vae` writes it."""
-    base_steps: Annotated[int, arg(metavar="N")] = 2400
+    base_steps: Annotated[int, arg(metavar="N")] = 1800
     """Updates of the base, which learns how heads move."""
-    steps: Annotated[int, arg(metavar="N")] = 600
+    steps: Annotated[int, arg(metavar="N")] = 1500
     """Updates of each way, which learns to speak."""
     post_steps: Annotated[int, arg(metavar="N")] = 100
     """Updates of the ways that post-train."""

@@ -34,13 +34,20 @@ FILES = ("checkpoint.pt", ADAPTER)  # what a run leaves in its folder
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """``steps`` updates. ``aligned``: each latent hears its own pictures; else it hears the whole window at once, which teaches
-    what belongs to a voice. ``lip_mask``: most windows count at the lips only (`regions.lip_traced`)."""
+    what belongs to a voice. ``lip_mask``: most windows count at the lips only (`regions.lip_traced`). ``close``: so many latents
+    around the lips are all that is seen, None for whole pictures; ``times``: as many windows in a batch as otherwise."""
 
     steps: int
     aligned: bool
     lip_mask: bool
+    close: int | None = None
+    times: int = 1
 
     def __post_init__(self) -> None:
+        if self.close is not None and (self.close < 2 or self.close % 2):
+            raise ValueError(f"{self.close} latents around the lips were asked for: give an even number from 2 on")
+        if self.times < 1:
+            raise ValueError(f"{self.times} times as many windows were asked for: give 1 or more")
         if self.steps < 0:
             raise ValueError(f"a stage of {self.steps} steps was asked for: give 0 or more")
 
@@ -190,7 +197,7 @@ def identity_of(recipe: VideoRecipe, accelerator: Any) -> dict[str, Any]:
     return stamp_of(
         "train video", recipe, free=free, precision=accelerator.mixed_precision,
         windows_per_update=recipe.batch * recipe.accumulate * accelerator.num_processes,
-        stages=[{"aligned": s.aligned, "lip_mask": s.lip_mask} for s in recipe.stages if s.steps],
+        stages=[{k: v for k, v in vars(s).items() if k != "steps"} for s in recipe.stages if s.steps],
     )
 
 
@@ -209,8 +216,8 @@ def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, acc
     """This process's share of the samples of a step, batch by batch."""
     for part in range(recipe.accumulate):
         process = part * accelerator.num_processes + accelerator.process_index
-        places = range(process * recipe.batch, (process + 1) * recipe.batch)
-        batch = windows.draw(step, places, lip_mask=stage.lip_mask)
+        count = recipe.batch * stage.times
+        batch = windows.draw(step, range(process * count, (process + 1) * count), lip_mask=stage.lip_mask, close=stage.close)
         # Dropout inside the network draws from the global generator: with this, no state of it need be kept.
         torch.manual_seed(int(np.random.default_rng((recipe.seed, step, process)).integers(2**62)))
         yield Step(batch=moved(batch, accelerator.device), aligned=stage.aligned)

@@ -95,25 +95,28 @@ GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temp
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
 _FADED = 25.0  # levels of 256
-_ALL_STEPS = CLIP_LEVEL.steps + FRAME_LEVEL.steps
+_CLIP_LEVEL = 0.05  # share of the steps, whose windows cost as much as six near ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
     None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
-    ``latents``: of the videos that are judged; ``people``, ``most``: how many of ``val``, and clips of each at most."""
+    ``close``, ``times``: see `Stage`, of the frame-level one. ``latents``: of the videos that are judged; ``most``: clips of each
+    person in ``val`` at most."""
 
     out: Path
     vae: Path | None = None
     net: NetShape = NetShape()
-    base_steps: int = 2400
-    steps: int = 600
+    base_steps: int = 1800
+    steps: int = 1500
     post_steps: int = 100
     seeds: int = 1
     ways: tuple[str, ...] = tuple(WAYS)
     batch: int = 4
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(latents=7, prefix=2, opening=0.4))
+    close: int = 6
+    times: int = 6
     latents: int = 17
     most: int = 2
     clips: ClipConfig = field(default_factory=ClipConfig)
@@ -174,11 +177,12 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
 def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
     """How the base learns to speak in one run: LoRA and our parts."""
     way = WAYS[name]
-    first = round(plan.steps * CLIP_LEVEL.steps / _ALL_STEPS) if way.clip_level else 0
-    stages = (replace(CLIP_LEVEL, steps=first), replace(FRAME_LEVEL, steps=plan.steps - first, lip_mask=way.lip_mask))
+    first = max(1, round(_CLIP_LEVEL * plan.steps)) if way.clip_level else 0
+    frame_level = replace(FRAME_LEVEL, steps=plan.steps - first, lip_mask=way.lip_mask, close=plan.close, times=plan.times)
+    stages, windows = (replace(CLIP_LEVEL, steps=first), frame_level), replace(plan.windows, shift=6.0)
     return VideoRecipe(
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), stages=stages, batch=plan.batch, rank=32, lora_rate=5e-4,
-        own_rate=1e-3, parts={"width": 128, "joints": 0, **way.parts}, levels=way.levels, windows=plan.windows, seed=seed,
+        own_rate=2e-3, parts={"width": 128, "joints": 0, **way.parts}, levels=way.levels, windows=windows, seed=seed,
         generation=GENERATION,
     )
 

@@ -24,6 +24,7 @@ from vivavoce.train.objectives import Rungs
 from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, regions_of
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
+_AROUND = 1 / 3  # of a close window's side: how far from its middle the lips may be
 DROPOUT = {"text": 0.1, "speech": 0.1, "reference": 0.05, "identity": 0.1, "skeleton": 0.5, "intensity": 0.2}
 
 
@@ -32,7 +33,8 @@ class WindowConfig:
     """``latents`` of a window, of which 1 to ``prefix`` are known; ``opening``: share of windows that begin a video, where the
     first latent is one picture; all others go on with one. ``prefix_noise``: on known latents, which are made ones at inference.
     ``person_power``: people are drawn in proportion to seconds to this power. ``dropout``: how often a part of the condition is
-    absent. ``eta``: share of windows without the lip mask where there is one (FantasyTalking)."""
+    absent. ``eta``: share of windows without the lip mask where there is one (FantasyTalking). ``shift``: as in Wan's schedule,
+    sigma' = s sigma / (1 + (s - 1) sigma): more than 1 draws noisier flow times, where speech tells what the latents don't."""
 
     latents: int = 13
     prefix: int = 3
@@ -42,10 +44,13 @@ class WindowConfig:
     weights: RegionWeights = field(default_factory=RegionWeights)
     dropout: Mapping[str, float] = field(default_factory=DROPOUT.copy)
     eta: float = 0.2
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.prefix < self.latents:
             raise ValueError(f"{self.prefix} of {self.latents} latents are to be known: give 1 or more, and fewer than there are")
+        if not self.shift > 0:
+            raise ValueError(f"a shift of {self.shift} was asked for: give more than 0; 1 is none")
         for name, share in self.dropout.items():
             if name not in PARTS or not 0 <= share < 1:
                 raise ValueError(f"dropout of {name!r} is {share}: give 0 to 1 for some of {', '.join(PARTS)}")
@@ -105,6 +110,21 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+def closer(batch: Batch, squares: Sequence[tuple[slice, slice]]) -> Batch:
+    """Rows and columns of each sample of a batch."""
+
+    def cut(values: Tensor) -> Tensor:
+        return torch.stack([own[..., rows, columns] for own, (rows, columns) in zip(values, squares, strict=True)])
+
+    shown = batch.shown
+    return replace(
+        batch, data=cut(batch.data), noise=cut(batch.noise), weight=cut(batch.weight), shown=replace(
+            shown, still=None if shown.still is None else cut(shown.still),
+            face_mask=None if shown.face_mask is None else cut(shown.face_mask),
+        ),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """A window of an example: latents ``start`` to ``stop``, the first ``known`` of which are."""
@@ -138,8 +158,9 @@ class Windows:
             most = max(example.latents for example in examples)
             raise ValueError(f"windows of {config.latents} latents are asked for, and the longest clip has {most}: ask for fewer")
 
-    def draw(self, step: int, places: range, *, lip_mask: bool) -> Batch:
-        """The samples of one step that have these places in its batch. All windows of a step are of one kind."""
+    def draw(self, step: int, places: range, *, lip_mask: bool, close: int | None = None) -> Batch:
+        """The samples of one step that have these places in its batch. All windows of a step are of one kind. ``close``: so many
+        latents around the lips are all that is seen, which leaves time for more windows."""
         config = self.config
         opens = np.random.default_rng((self.seed, step)).random() < config.opening or not self._groups[False]
         found, noises, times, draws, keeps = [], [], [], [], []
@@ -155,7 +176,8 @@ class Windows:
         data = torch.stack([self.latents(place) for place in found])
         noise, disturbance = torch.stack(noises, 1)
         known = torch.arange(config.latents) < torch.tensor([[place.known] for place in found])
-        time = torch.tensor(times, dtype=torch.float32)[:, None].expand(-1, config.latents)
+        drawn = torch.tensor(times, dtype=torch.float32)
+        time = (drawn / (config.shift - (config.shift - 1) * drawn))[:, None].expand(-1, config.latents)
         if not self.stills:
             time = torch.where(known, 1.0, time)
         disturbed = torch.where(known[:, :, None, None, None], data + config.prefix_noise * disturbance, data)
@@ -163,10 +185,31 @@ class Windows:
         talks = torch.tensor([self.examples[place.number].talks for place in found])
         keep = {name: torch.tensor([one[name] for one in keeps]) for name in PARTS}
         keep["speech"] = keep["speech"] & talks
-        return Batch(
+        batch = Batch(
             data=data if self.stills else disturbed, noise=noise, time=time, counts=time < 1.0,
             weight=self.weight(found, torch.tensor(draws) if lip_mask else None), shown=replace(shown, keep=keep),
         )
+        if close is None:
+            return batch
+        return closer(batch, [
+            self._square(own, close, np.random.default_rng((self.seed, step, place, 1)))
+            for own, place in zip(found, places, strict=True)
+        ])
+
+    def _square(self, place: Place, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
+        """Rows and columns of latents around a window's lips, moved a little; anywhere where they were not tracked. It begins at
+        even ones, where patches do."""
+        size = self.spec.event[1:]
+        if side > min(size):
+            raise ValueError(f"{side} latents around the lips were asked for, pictures have {size[0]} x {size[1]}: ask for fewer")
+        lips = self.examples[place.number].window("lips_ever", slice(place.start, place.stop)).amax(0)
+        found = []
+        for cells, most in zip((lips.amax(1), lips.amax(0)), size, strict=True):
+            there = cells.nonzero()
+            middle = there.float().mean().item() + 0.5 if len(there) else rng.uniform(0, most)
+            first = round((middle + rng.uniform(-_AROUND, _AROUND) * side - side / 2) / 2)
+            found.append(2 * int(np.clip(first, 0, (most - side) // 2)))
+        return slice(found[0], found[0] + side), slice(found[1], found[1] + side)
 
     def latents(self, place: Place) -> Float[Tensor, "t c h w"]:
         return self.examples[place.number].window("latents", slice(place.start, place.stop))
