@@ -170,7 +170,7 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
     return VideoRecipe(
         base=start, cache=plan.cache, out=plan.base, stages=(Stage(steps=plan.base_steps, aligned=True, lip_mask=False),),
         batch=plan.batch, parts={"levels": None, "identity": False, "joints": 0, "intensity": False}, train_base=True,
-        base_rate=2e-3, windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
+        base_rate=2e-3, generation=GENERATION, windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
     )
 
 
