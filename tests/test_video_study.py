@@ -23,8 +23,9 @@ from vivavoce.media.video import read_frames
 from vivavoce.metrics.confidence import Interval
 from vivavoce.train import video_data, video_study
 from vivavoce.train.video_clips import ClipConfig
+from vivavoce.train.video_hearing import Hearing
 from vivavoce.train.video_loop import make_accelerator
-from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS, NetShape, Study, study, way_recipe
+from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS, Findings, NetShape, Study, study, way_recipe
 from vivavoce.train.video_windows import WindowConfig
 
 pytest.importorskip("accelerate")
@@ -50,8 +51,10 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def run(plan: Study) -> Sequence[Pair]:
+    """What was given to the judge."""
     found: Any = study(plan, [], Loudness(), make_accelerator("no"), quiet, quiet)
-    return found
+    assert found.heard.keys() == set(TINY)
+    return found.judged
 
 
 def test_every_way_is_trained_shown_and_kept(plan: Study) -> None:
@@ -120,7 +123,10 @@ def test_the_table_marks_what_is_more_than_chance() -> None:
         summaries=(summary("full", 0.5), summary("pooled", 0.3), summary("attention", 0.6)),
         differences=tuple(Difference(system=s, against="full", group="all", figure="lip_corr", mean=i) for s, i in apart),
     )
-    lines = [line.split(" | ") for line in bench_video_parts.table(found).splitlines() if " | " in line]
-    rows = {line[0].strip("| "): line[1] for line in lines}
-    assert [rows[WAYS[name].says] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
+    heard = {"full": [Hearing(heard=0.6, deaf=0.8)]}
+    told = bench_video_parts.table(Findings(judged=found, heard=heard))
+    lines = [line.split(" | ") for line in told.splitlines() if " | " in line]
+    rows = {line[0].strip("| "): line[1:3] for line in lines}
+    assert [rows[WAYS[name].says][1] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
+    assert [rows[WAYS[name].says][0] for name in ("full", "pooled")] == ["25.00 %", ""]
     assert WAYS["ladder"].says not in rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from importlib import resources
@@ -19,7 +20,7 @@ from tiny_video import Loudness, StandInBase, make_recordings, process, quiet, t
 from tiny_wan import VAE_2_2, make_vae
 from tiny_wan_net import load_tiny_wan, save_tiny_wan
 from torch import multiprocessing
-from video_processes import WINDOWS, recipe_of, trained, work
+from video_processes import WINDOWS, awake, recipe_of, trained, work
 
 from vivavoce.flow.loss import flow_matching_loss
 from vivavoce.latent.mesh import FaceModel
@@ -36,6 +37,7 @@ from vivavoce.train import video_data
 from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, new_network, steps_of, train_video, windows_of
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
+from vivavoce.train.video_hearing import hearing, lips_only
 from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import Place, Windows
 
@@ -201,6 +203,22 @@ def test_close_windows_are_squares_around_the_lips_of_what_would_have_been_seen(
     assert lips > 0.4 * all_lips  # a quarter is chance, and half the most: they lie across two squares
     with pytest.raises(ValueError, match="6 latents around the lips were asked for, pictures have 4 x 4"):
         windows.draw(0, range(1), lip_mask=False, close=6)
+
+
+def test_only_what_speech_does_to_lips_is_hearing(cache: Path) -> None:
+    """A new network does not hear. One that does is measured at the lips alone, and with the same noise every time."""
+    torch.manual_seed(0)
+    deaf = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=make_windows(cache).parts)).eval()
+    windows = make_windows(cache, **vars(lips_only(WINDOWS)))
+    told = hearing(deaf, windows, steps=3)
+    assert told.explained == 0 and told.heard > 0.1
+    ears = deepcopy(deaf)
+    awake(ears)
+    assert hearing(ears, windows, steps=3) == hearing(ears, windows, steps=3)
+    assert hearing(ears, windows, steps=3).explained != 0
+    lips = windows.draw(0, range(4), lip_mask=False).weight > 1e-3
+    traced = make_windows(cache, eta=0.0).draw(0, range(4), lip_mask=True).weight > 0
+    assert bool((lips <= traced).all()) and 0 < lips.float().mean() < 0.7
 
 
 def test_a_shift_draws_noisier_times(cache: Path) -> None:

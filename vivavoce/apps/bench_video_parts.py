@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vivavoce.judge.results import Evaluation
 from vivavoce.metrics.confidence import Interval
-from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS
+from vivavoce.train.video_hearing import Hearing
+from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS, Findings
 
 COLUMNS: Mapping[str, str] = {
     "lip_corr": "lip_corr", "lip_gain": "lip_gain", "width_corr": "width_corr", "closure_f1": "closure_f1",
@@ -24,12 +25,14 @@ ROWS: Mapping[str, str] = {
 }
 
 
-def table(found: Evaluation) -> str:
-    """Means; **bold** where the paired difference to the first row is more than chance (95 %)."""
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * len(COLUMNS)]
+def table(findings: Findings) -> str:
+    """Means; **bold** where the paired difference to the first row is more than chance (95 %). "heard": how much of the lips'
+    error speech takes away (`video_hearing`)."""
+    lines = ["| | heard | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
     for name, says in ROWS.items():
-        if name in found.systems:
-            lines.append(f"| {says} | " + " | ".join(_cell(found, name, figure) for figure in COLUMNS) + " |")
+        if name in findings.judged.systems:
+            cells = [_cell(findings.judged, name, figure) for figure in COLUMNS]
+            lines.append("| " + " | ".join([says, _explained(findings.heard.get(name, ())), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -43,6 +46,10 @@ def intensities(found: Evaluation) -> str:
     recorded = [found.summary(found.systems[0], figure) for figure in MOVING]
     real = ["" if one is None or one.real is None else _number(one.real.value) for one in recorded]
     return "\n".join([*lines, "| recorded | " + " | ".join(real) + " |"]) + "\n"
+
+
+def _explained(runs: Sequence[Hearing]) -> str:
+    return ", ".join(f"{100 * run.explained:.2f} %" for run in runs)
 
 
 def _cell(found: Evaluation, system: str, figure: str) -> str:

@@ -105,7 +105,7 @@ def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     accelerator = make_accelerator("bf16" if torch.cpu._is_avx512_bf16_supported() else "no")
     with reporter() as report:
         found = study(plan, recordings, encoder, accelerator, report, report.say)
-    text = f"{told.table(found)}\n{told.intensities(found)}"
+    text = f"{told.table(found)}\n{told.intensities(found.judged)}"
     print(text, end="")
     file = options.output / "video-parts.md"
     file.write_text(text)

@@ -8,9 +8,10 @@ recordings (`judge.evaluate`). Everything is kept, so that a study goes on where
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from vivavoce.train.data import Clip, Progress
 from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, train_video
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
 from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, make_cache
+from vivavoce.train.video_hearing import Hearing, hearing, lips_only
 from vivavoce.train.video_post import VideoPostRecipe, post_train_video
 from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, rolled, scene_of, video_rollouts
 from vivavoce.train.video_vae import VideoVAERecipe, train_video_vae
@@ -149,20 +151,31 @@ class Study:
         return VideoWindows(prefix=self.windows.prefix, opening=False, held=True, **GENERATION)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """``heard``: of each way, by seed."""
+
+    judged: Evaluation
+    heard: Mapping[str, Sequence[Hearing]]
+
+
 def study(
     plan: Study, recordings: Sequence[Clip], encoder: SpeechEncoder, accelerator: Any, progress: Progress,
     report: Callable[[str], None],
-) -> Evaluation:
+) -> Findings:
     """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``accelerator``: of one process."""
     start = _prepared(plan, recordings, encoder, progress, report)
     if not (plan.base / "adapter.safetensors").exists():
         report("the base learns how heads move")
         train_video(base_recipe(plan, start), accelerator, progress, report)
+    heard: dict[str, list[Hearing]] = {}
     for seed in range(plan.seeds):
         for name in plan.ways:
             _trained(plan, name, seed, accelerator, progress, report)
+            heard.setdefault(name, []).append(_heard(plan, name, seed, accelerator))
     pairs = _shown(plan, accelerator, progress)
-    return evaluate(pairs, plan.out / "report", options=Options(), progress=lambda w, i, n: progress(w, i, n or 0))
+    judged = evaluate(pairs, plan.out / "report", options=Options(), progress=lambda w, i, n: progress(w, i, n or 0))
+    return Findings(judged=judged, heard=heard)
 
 
 def base_recipe(plan: Study, start: Path) -> VideoRecipe:
@@ -243,6 +256,23 @@ def _trained(
     gc.collect()
 
 
+def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> Hearing:
+    """What a run takes from speech, on ``val``; kept beside it."""
+    file = plan.folder(name, seed) / "heard.json"
+    if not file.exists():
+        generator, windows = policy_of(
+            _policy(plan, file.with_name("adapter.safetensors"), seed, lips_only(plan.windows)), plan.generation, accelerator,
+            split="val",
+        )
+        file.write_text(json.dumps(asdict(hearing(generator.net, windows))))
+    return Hearing(**json.loads(file.read_text()))
+
+
+def _policy(plan: Study, adapter: Path, seed: int, windows: WindowConfig) -> VideoPostRecipe:
+    """How a finished run is opened."""
+    return VideoPostRecipe(base=plan.base, adapter=adapter, cache=plan.cache, out=plan.out, windows=windows, seed=seed)
+
+
 def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
     """Videos of all runs and of what they are held against, as far as they are not there yet."""
     space = _space(plan, plan.base)
@@ -286,8 +316,7 @@ def _videos(
     if all(pair.generated.exists() for pair in pairs):
         return pairs
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = VideoPostRecipe(base=plan.base, adapter=adapter, cache=plan.cache, out=folder, windows=plan.windows, seed=seed)
-    generator, windows = policy_of(recipe, plan.generation, accelerator, split="val")
+    generator, windows = policy_of(_policy(plan, adapter, seed, plan.windows), plan.generation, accelerator, split="val")
     numbers = {(example.name, example.first): i for i, example in enumerate(windows.examples)}
     take = VideoRolloutRecipe(ratios=(0.0,), latents=plan.latents, seed=seed)
     for i, (clip, pair) in enumerate(zip(clips, pairs, strict=True)):
