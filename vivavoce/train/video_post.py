@@ -238,8 +238,8 @@ def opened(
         parameter.requires_grad_(learns and parameter.requires_grad)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    said = net.metadata.get("window")
-    config = recipe.windows or WindowConfig(**({} if said is None else json.loads(said)))
+    said = json.loads(net.metadata.get("window", "{}"))
+    config = recipe.windows or WindowConfig(**{name: said[name] for name in ("latents", "prefix") if name in said})
     scale = IntensityScale.loaded(net.metadata["intensity"]) if net.config.parts.intensity else None
     windows = Windows(
         examples, common, config, spec_of(common, net), parts=net.config.parts, stills=net.stills > 0, scale=scale,
