@@ -38,6 +38,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     clips, sounds = make_recordings(4, 17, FaceModel.load(shipped() / "face.safetensors"))
     clips = [replace(clip, split="val" if i > 2 else "train") for i, clip in enumerate(clips)]
     monkeypatch.setattr(video_study, "make_clips", quiet)
+    monkeypatch.setattr(video_study, "exchange_faces", lambda *_: [replace(clips[0], name="clip0+clip2", person="person2")])
     monkeypatch.setattr(video_study, "load_clips", lambda _, split: [clip for clip in clips if clip.split == split])
     for place in (video_data, video_study):
         monkeypatch.setattr(place, "load_sound", lambda path: sounds[path])
@@ -52,7 +53,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def run(plan: Study) -> Sequence[Pair]:
     """What was given to the judge."""
-    found: Any = study(plan, [], Loudness(), make_accelerator("no"), quiet, quiet)
+    nobody: Any = None
+    found: Any = study(plan, [], nobody, Loudness(), make_accelerator("no"), quiet, quiet)
     assert found.heard.keys() == set(TINY)
     return found.judged
 

@@ -129,6 +129,8 @@ class BenchVideoParts(SplitRecordings):
     """Updates of each way, which learns to speak."""
     post_steps: Annotated[int, arg(metavar="N")] = 100
     """Updates of the ways that post-train."""
+    exchanged: Annotated[float, arg(metavar="MINUTES")] = 8.0
+    """Of training video in which people say what others said, made by the motion engine's renderer."""
     seeds: Annotated[int, arg(metavar="N")] = 1
     """Runs of each way."""
     ways: Annotated[tuple[str, ...], arg(metavar="WAY", help_behavior_hint="(default: all)")] = ()

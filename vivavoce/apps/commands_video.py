@@ -89,7 +89,9 @@ def bench_video(options: cli_bench.BenchVideo) -> None:
 def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     """The study of the video engine's parts, which goes on where an earlier one in the same folder stopped."""
     from vivavoce.apps import bench_video_parts as told
+    from vivavoce.latent.motion_space import MotionSpace
     from vivavoce.train.data import read_manifest
+    from vivavoce.train.video_faces import Exchange
     from vivavoce.train.video_loop import make_accelerator
     from vivavoce.train.video_study import WAYS, Study, study
 
@@ -98,13 +100,14 @@ def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
         require_file(options.vae / "config.json", "autoencoder")
     plan = Study(
         out=options.output, vae=options.vae, base_steps=options.base_steps, steps=options.steps, post_steps=options.post_steps,
-        seeds=options.seeds, ways=options.ways or tuple(WAYS),
+        seeds=options.seeds, ways=options.ways or tuple(WAYS), exchange=Exchange(seconds=60 * options.exchanged),
     )
     _, encoder = parts(options.output)
+    faces = MotionSpace.load(shipped() / "face.safetensors", shipped() / "renderer.safetensors")
     torch.set_num_threads(1)
     accelerator = make_accelerator("bf16" if torch.cpu._is_avx512_bf16_supported() else "no")
     with reporter() as report:
-        found = study(plan, recordings, encoder, accelerator, report, report.say)
+        found = study(plan, recordings, faces, encoder, accelerator, report, report.say)
     text = f"{told.table(found)}\n{told.intensities(found.judged)}"
     print(text, end="")
     file = options.output / "video-parts.md"

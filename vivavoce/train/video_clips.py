@@ -11,16 +11,18 @@ heads move as they were recorded. In the folder given, for each recording that w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from vivavoce.latent.mesh import face_box
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.space import Frame
 from vivavoce.latent.stretches import stretches
 from vivavoce.latent.tracker import square_crop
 from vivavoce.media.video import read_frames
@@ -188,18 +190,27 @@ def _cut(clip: Clip, points: Float[np.ndarray, "t 478 3"], done: Path, left: int
             runs.append(kept)
             left -= kept.stop - kept.start
     frames = list(islice(read_frames(clip.path, MOTION_RATE_HZ), max((run.stop for run in runs), default=1)))
+    save_stretches(done, {run.start: (frames[run], points[run]) for run in runs}, config.side, {
+        "name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute()),
+    })
+
+
+def save_stretches(
+    done: Path, stretches: Mapping[int, tuple[Sequence[Frame], Float[np.ndarray, "t 478 3"]]], side: int, said: Mapping[str, Any]
+) -> None:
+    """Heads cut from frames with their landmarks, px, by the frame of the recording that each stretch begins with; then the
+    file ``done``, which says so. ``said``: name, person, talks and recording, as in `VideoClip`."""
     rows = []
-    for run in runs:
-        crop = head_crop(points[run], config.side)
-        pictures = np.stack([crop.pictures(frame) for frame in frames[run]])
-        for file, values in zip(_files(done, run.start), (pictures, crop.points(points[run])), strict=True):
+    for first, (frames, points) in stretches.items():
+        crop = head_crop(points, side)
+        pictures = np.stack([crop.pictures(frame) for frame in frames])
+        for file, values in zip(_files(done, first), (pictures, crop.points(points)), strict=True):
             partial = file.with_suffix(".part.npy")
             np.save(partial, values)
             partial.rename(file)
-        rows.append({"first": run.start, "frames": len(pictures), "corner": crop.corner, "width": crop.width})
-    row = {"name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute())}
+        rows.append({"first": first, "frames": len(pictures), "corner": crop.corner, "width": crop.width})
     partial = done.with_suffix(".part")
-    partial.write_text(json.dumps(row | {"side": config.side, "stretches": rows}))
+    partial.write_text(json.dumps({**said, "side": side, "stretches": rows}))
     partial.rename(done)
 
 

@@ -26,6 +26,7 @@ from vivavoce.judge.evaluation import Options, evaluate
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.results import Evaluation
 from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.motion_space import MotionSpace
 from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.space import Frame
 from vivavoce.latent.video import VideoReference, VideoSpace
@@ -39,6 +40,7 @@ from vivavoce.train.data import Clip, Progress
 from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, train_video
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
 from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, make_cache
+from vivavoce.train.video_faces import Exchange, exchange_faces
 from vivavoce.train.video_hearing import Hearing, hearing, lips_only
 from vivavoce.train.video_post import VideoPostRecipe, post_train_video
 from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, rolled, scene_of, video_rollouts
@@ -105,7 +107,7 @@ class Study:
     """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
     None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
     ``close``, ``times``: see `Stage`, of the frame-level one. ``latents``: of the videos that are judged; ``most``: clips of each
-    person in ``val`` at most."""
+    person in ``val`` at most. ``exchange``: the exchanged faces (`video_faces`) that are learned from beside the recordings."""
 
     out: Path
     vae: Path | None = None
@@ -122,6 +124,7 @@ class Study:
     latents: int = 17
     most: int = 2
     clips: ClipConfig = field(default_factory=ClipConfig)
+    exchange: Exchange = field(default_factory=lambda: Exchange(seconds=480))
 
     def __post_init__(self) -> None:
         for name in ("base_steps", "steps", "post_steps", "seeds", "batch", "most"):
@@ -160,11 +163,12 @@ class Findings:
 
 
 def study(
-    plan: Study, recordings: Sequence[Clip], encoder: SpeechEncoder, accelerator: Any, progress: Progress,
+    plan: Study, recordings: Sequence[Clip], faces: MotionSpace, encoder: SpeechEncoder, accelerator: Any, progress: Progress,
     report: Callable[[str], None],
 ) -> Findings:
-    """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``accelerator``: of one process."""
-    start = _prepared(plan, recordings, encoder, progress, report)
+    """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``faces``: what exchanges them;
+    ``accelerator``: of one process."""
+    start = _prepared(plan, recordings, faces, encoder, progress, report)
     if not (plan.base / "adapter.safetensors").exists():
         report("the base learns how heads move")
         train_video(base_recipe(plan, start), accelerator, progress, report)
@@ -188,15 +192,15 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
 
 
 def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
-    """How the base learns to speak in one run: LoRA and our parts."""
+    """How the base learns to speak in one run: LoRA and our parts. Whose face it is, the picture held in every latent tells."""
     way = WAYS[name]
     first = max(1, round(_CLIP_LEVEL * plan.steps)) if way.clip_level else 0
     frame_level = replace(FRAME_LEVEL, steps=plan.steps - first, lip_mask=way.lip_mask, close=plan.close, times=plan.times)
     stages, windows = (replace(CLIP_LEVEL, steps=first), frame_level), replace(plan.windows, shift=6.0)
     return VideoRecipe(
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), stages=stages, batch=plan.batch, rank=32, lora_rate=5e-4,
-        own_rate=2e-3, parts={"width": 128, "joints": 0, **way.parts}, levels=way.levels, windows=windows, seed=seed,
-        generation=GENERATION,
+        own_rate=2e-3, parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels, windows=windows,
+        seed=seed, generation=GENERATION,
     )
 
 
@@ -210,12 +214,15 @@ def post_recipe(plan: Study, name: str, seed: int) -> VideoPostRecipe:
 
 
 def _prepared(
-    plan: Study, recordings: Sequence[Clip], encoder: SpeechEncoder, progress: Progress, report: Callable[[str], None]
+    plan: Study, recordings: Sequence[Clip], faces: MotionSpace, encoder: SpeechEncoder, progress: Progress,
+    report: Callable[[str], None],
 ) -> Path:
     """Clips, autoencoder, latents; the folder of a base that knows nothing."""
-    folder, start = plan.out / "clips", plan.out / "start"
-    make_clips(recordings, folder, plan.out / "tracks", progress, plan.clips)
+    folder, start, tracks = plan.out / "clips", plan.out / "start", plan.out / "tracks"
+    make_clips(recordings, folder, tracks, progress, plan.clips)
     clips = {split: load_clips(folder, split) for split in ("train", "val")}
+    said = [clip for clip in recordings if clip.split == "train"]
+    exchanged = exchange_faces(said, clips["train"], plan.out / "faces", tracks, faces, progress, plan.clips, plan.exchange)
     if not (start / "transformer" / "config.json").exists():
         vae = plan.vae or train_video_vae(VideoVAERecipe(out=plan.out / "autoencoder"), clips["train"], progress, report)
         shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
@@ -225,7 +232,8 @@ def _prepared(
     space = _space(plan, start)
     config = CacheConfig(opening=plan.windows.latents, held=True)
     for split in ("train", "val"):
-        make_cache(clips[split], plan.cache, space, encoder, Base.of(start), config, progress)
+        more = exchanged if split == "train" else []
+        make_cache([*clips[split], *more], plan.cache, space, encoder, Base.of(start), config, progress)
     return start
 
 
