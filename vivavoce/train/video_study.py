@@ -100,14 +100,16 @@ INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
 _FADED = 25.0  # levels of 256
 _CLIP_LEVEL = 0.05  # share of the steps, whose windows cost as much as six near ones
+_WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near ones alone, lips are drawn all over them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
     None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
-    ``close``, ``times``: see `Stage`, of the frame-level one. ``latents``: of the videos that are judged; ``most``: clips of each
-    person in ``val`` at most. ``exchange``: the exchanged faces (`video_faces`) that are learned from beside the recordings."""
+    ``close``, ``times``: see `Stage`, of the frame-level one before the last. ``latents``: of the videos that are judged;
+    ``most``: clips of each person in ``val`` at most. ``exchange``: the exchanged faces (`video_faces`) that are learned from
+    beside the recordings."""
 
     out: Path
     vae: Path | None = None
@@ -195,12 +197,13 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
     """How the base learns to speak in one run: LoRA and our parts. Whose face it is, the picture held in every latent tells."""
     way = WAYS[name]
     first = max(1, round(_CLIP_LEVEL * plan.steps)) if way.clip_level else 0
-    frame_level = replace(FRAME_LEVEL, steps=plan.steps - first, lip_mask=way.lip_mask, close=plan.close, times=plan.times)
-    stages, windows = (replace(CLIP_LEVEL, steps=first), frame_level), replace(plan.windows, shift=6.0)
+    last = round(_WHOLE * plan.steps)
+    near = replace(FRAME_LEVEL, steps=plan.steps - first - last, lip_mask=way.lip_mask, close=plan.close, times=plan.times)
     return VideoRecipe(
-        base=plan.base, cache=plan.cache, out=plan.folder(name, seed), stages=stages, batch=plan.batch, rank=32, lora_rate=5e-4,
-        own_rate=2e-3, parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels, windows=windows,
-        seed=seed, generation=GENERATION,
+        base=plan.base, cache=plan.cache, out=plan.folder(name, seed), batch=plan.batch, rank=32, lora_rate=5e-4, own_rate=2e-3,
+        stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
+        parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
+        windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION,
     )
 
 
