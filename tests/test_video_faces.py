@@ -97,9 +97,18 @@ def test_who_is_seen_says_what_another_said(said: Clip, face: VideoClip, space: 
 def test_what_is_there_stays(said: Clip, face: VideoClip, space: MotionSpace) -> None:
     exchanged(said, [face], space)
     made = {file: file.stat().st_mtime_ns for file in (said.path.parent / "faces").iterdir()}
-    assert len(made) == 3
+    assert len(made) == 4
     assert len(exchanged(said, [face], space)) == 1
     assert {file: file.stat().st_mtime_ns for file in (said.path.parent / "faces").iterdir()} == made
+    for seconds in (0.0, 2.0):
+        with pytest.raises(ValueError, match="holds a faces.json that is not of this run"):
+            exchanged(said, [face], space, seconds)
+
+
+def test_nobody_says_what_he_said_himself(said: Clip, face: VideoClip, space: MotionSpace) -> None:
+    own = replace(face, name="own", person=said.person)
+    (clip,) = exchanged(said, [own, own, face, own], space)
+    assert clip.person == "seen"
 
 
 def test_a_picture_that_will_not_do_is_left_out(said: Clip, face: VideoClip, space: MotionSpace, tmp_path: Path) -> None:

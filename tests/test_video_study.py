@@ -69,6 +69,7 @@ def test_every_way_is_trained_shown_and_kept(plan: Study) -> None:
         assert len(made) == len(recorded) == 17
         assert has_sound(pair.generated)
         assert has_sound(pair.recording)
+    assert list(plan.cache.glob("train__clip0+clip2__*.safetensors")), "exchanged faces are learned from"
     kept = {path: path.stat().st_mtime_ns for path in plan.out.rglob("*") if path.is_file()}
     assert run(plan) == pairs
     assert {path: path.stat().st_mtime_ns for path in plan.out.rglob("*") if path.is_file()} == kept
@@ -99,6 +100,8 @@ def test_a_way_changes_only_what_it_says(plan: Study, name: str) -> None:
     said = {"one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "one-stage": "stages"}
     assert changed == ({said[name]} if name in said else set())
     assert sum(stage.steps for stage in ours["stages"]) == plan.steps
+    last = ours["stages"][-1]
+    assert last.steps > 0 and last.close is None and not last.lip_mask, "every way ends with whole pictures"
 
 
 @pytest.mark.parametrize(("wrong", "says"), [

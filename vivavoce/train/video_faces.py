@@ -8,7 +8,7 @@ who is seen. Lips, head and sound are as they were recorded; the pictures are wa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,10 @@ from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import read_frames
 from vivavoce.train.data import Clip, Progress, track_clips
+from vivavoce.train.loop import claim, digest
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, save_stretches
+
+TOLD = "faces.json"  # what a folder says of whose faces say what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +50,15 @@ def exchange_faces(
 ) -> list[VideoClip]:
     """Clips like those of `make_clips`, in a folder ``out`` of their own: the person is the one who is seen, the recording the
     one that is heard. What is there already stays. ``faces`` take turns, person by person; of ``recordings`` those that talk come
-    in random order. Pictures that the renderer refuses are left out; ValueError where that is all of them."""
+    in random order; nobody's own picture says what he said. Pictures that the renderer refuses are left out.
+
+    ValueError where that is all of them, or where the folder holds another exchange."""
     talking = [clip for clip in recordings if clip.talks]
-    if not (exchange.seconds and talking):
+    if not (exchange.seconds and talking) and not (out / TOLD).exists():
         return []
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, {
+        "exchange": asdict(exchange), "recordings": digest(clip.name for clip in talking), "faces": digest(c.name for c in faces),
+    }, (TOLD,), TOLD)
     rng = np.random.default_rng(exchange.seed)
     turns = _turns(faces, rng)
     done, wanted = 0.0, exchange.seconds
@@ -59,9 +66,10 @@ def exchange_faces(
         progress("exchanging faces", min(int(done), int(wanted)), int(wanted))
         if done >= wanted:
             break
-        said, seen, mirrored = talking[number], next(turns), bool(rng.random() < 0.5)
-        if said.person == seen.person:
-            seen = next(turns)
+        said, mirrored = talking[number], bool(rng.random() < 0.5)
+        if all(face.person == said.person for face in faces):
+            continue
+        seen = next(face for face in turns if face.person != said.person)
         points = track_clips([said], tracks, _silent)[said.name]
         run = next(iter(stretches(points, shortest=config.shortest)), None)
         if run is None:
