@@ -101,7 +101,7 @@ def test_what_is_there_stays(said: Clip, face: VideoClip, space: MotionSpace) ->
     assert len(exchanged(said, [face], space)) == 1
     assert {file: file.stat().st_mtime_ns for file in (said.path.parent / "faces").iterdir()} == made
     for seconds in (0.0, 2.0):
-        with pytest.raises(ValueError, match="holds a faces.json that is not of this run"):
+        with pytest.raises(ValueError, match=r"holds a faces\.json that is not of this run"):
             exchanged(said, [face], space, seconds)
 
 
