@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -184,7 +185,7 @@ def prepare(
     tracks = track_clips(clips, recipe.out / "tracks", progress)
     parts = _parts(recipe.out / f"examples-{split}", how)
     pairs, talking = mirror_pairs(model), [c for c in clips if c.talks]
-    most = max({c.person for c in clips}, key=lambda p: sum(c.person == p for c in clips))
+    most = Counter(c.person for c in clips).most_common(1)[0][0]  # of several the first that is listed
     examples: list[Example] = []
     for i, clip in enumerate(clips):
         progress("features", i, len(clips))
