@@ -97,7 +97,10 @@ def test_a_way_changes_only_what_it_says(plan: Study, name: str) -> None:
     """Equal steps, batches, seeds and rates: what is left is what the way is about."""
     ours, full = vars(way_recipe(plan, name, 1)), vars(way_recipe(plan, "full", 1))
     changed = {key for key in full if ours[key] != full[key]} - {"out"}
-    said = {"one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "one-stage": "stages"}
+    said = {
+        "one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "no-readout": "readout",
+        "one-stage": "stages",
+    }
     assert changed == ({said[name]} if name in said else set())
     assert sum(stage.steps for stage in ours["stages"]) == plan.steps
     last = ours["stages"][-1]
@@ -128,10 +131,10 @@ def test_the_table_marks_what_is_more_than_chance() -> None:
         summaries=(summary("full", 0.5), summary("pooled", 0.3), summary("attention", 0.6)),
         differences=tuple(Difference(system=s, against="full", group="all", figure="lip_corr", mean=i) for s, i in apart),
     )
-    heard = {"full": [Hearing(heard=0.6, deaf=0.8)]}
+    heard = {"full": [Hearing(opening=0.25, width=0.1, deaf=0.0, most=0.6)]}
     told = bench_video_parts.table(Findings(judged=found, heard=heard))
     lines = [line.split(" | ") for line in told.splitlines() if " | " in line]
     rows = {line[0].strip("| "): line[1:3] for line in lines}
     assert [rows[WAYS[name].says][1] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
-    assert [rows[WAYS[name].says][0] for name in ("full", "pooled")] == ["25.00 %", ""]
+    assert [rows[WAYS[name].says][0] for name in ("full", "pooled")] == ["0.250", ""]
     assert WAYS["ladder"].says not in rows

@@ -23,7 +23,7 @@ from torch import multiprocessing
 from video_processes import WINDOWS, awake, recipe_of, trained, work
 
 from vivavoce.flow.loss import flow_matching_loss
-from vivavoce.latent.mesh import FaceModel
+from vivavoce.latent.mesh import FaceModel, lip_opening, mouth_width
 from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.stills import known_pictures, known_then
 from vivavoce.latent.video import VideoSpace
@@ -34,10 +34,11 @@ from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import features
 from vivavoce.train import video_data
-from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, new_network, steps_of, train_video, windows_of
+from vivavoce.train.lip_readout import LipReadout, mouths
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, Step, VideoTask, new_network, steps_of, train_video, windows_of
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
-from vivavoce.train.video_hearing import hearing, lips_only
+from vivavoce.train.video_hearing import hearing, whole_windows
 from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import Place, Windows
 
@@ -206,19 +207,49 @@ def test_close_windows_are_squares_around_the_lips_of_what_would_have_been_seen(
 
 
 def test_only_what_speech_does_to_lips_is_hearing(cache: Path) -> None:
-    """A new network does not hear. One that does is measured at the lips alone, and with the same noise every time."""
+    """A new network does not hear: it guesses the same without speech. One that does guesses otherwise, with the same noise every
+    time. What is read of the recordings' own latents depends on no network."""
     torch.manual_seed(0)
     deaf = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=make_windows(cache).parts)).eval()
-    windows = make_windows(cache, **vars(lips_only(WINDOWS)))
-    told = hearing(deaf, windows, steps=3)
-    assert told.explained == 0 and told.heard > 0.1
+    windows, readout = make_windows(cache, **vars(whole_windows(WINDOWS))), LipReadout.fitted(load_cache(cache, "train")[0])
+    told = hearing(deaf, windows, readout, steps=3)
+    assert told.opening == told.deaf and told.most > 0.5
     ears = deepcopy(deaf)
     awake(ears)
-    assert hearing(ears, windows, steps=3) == hearing(ears, windows, steps=3)
-    assert hearing(ears, windows, steps=3).explained != 0
-    lips = windows.draw(0, range(4), lip_mask=False).weight > 1e-3
-    traced = make_windows(cache, eta=0.0).draw(0, range(4), lip_mask=True).weight > 0
-    assert bool((lips <= traced).all()) and 0 < lips.float().mean() < 0.7
+    heard = hearing(ears, windows, readout, steps=3)
+    assert heard == hearing(ears, windows, readout, steps=3)
+    assert heard.opening != heard.deaf and heard.most == told.most
+    assert all(-1 <= value <= 1 for value in vars(heard).values())
+    silent = make_windows(cache, **vars(whole_windows(WINDOWS)))
+    silent.examples = [replace(example, talks=False) for example in silent.examples]
+    with pytest.raises(ValueError, match="nobody whose lips were tracked talks in the 12 windows"):
+        hearing(ears, silent, readout, steps=3)
+
+
+def test_a_window_says_what_lips_did(recordings: Any, cache: Path) -> None:
+    """Opening and width of each latent's own four pictures; the picture that begins a clip is no latent of four."""
+    example, points = load_cache(cache, "train")[0][2], recordings[0][2].points
+    told = mouths(example, slice(0, 3))
+    assert told.shape == (3, 8) and bool(told[0].isnan().all()) and torch.equal(mouths(example, slice(1, 3)), told[1:])
+    opening, width = torch.from_numpy(lip_opening(points[5:9])), torch.from_numpy(mouth_width(points[5:9]))
+    torch.testing.assert_close(told[2].unflatten(0, (4, 2)), torch.stack([opening, width], -1).float())
+
+
+def test_lips_that_are_read_out_count(cache: Path, tmp_path: Path) -> None:
+    """Training with the read-outs is another training, and its loss is the latents' and theirs."""
+    examples, _ = load_cache(cache, "train")
+    readout = LipReadout.fitted(examples)
+    batch = make_windows(cache).draw(0, range(4), lip_mask=False)
+    torch.manual_seed(0)
+    net = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=make_windows(cache).parts)).eval()
+    tasks = VideoTask(net), *(VideoTask(net, readout.weighed(weight)) for weight in (1.0, 4.0))
+    plain, once, more = (float(task(Step(batch=batch, aligned=True))[0].detach()) for task in tasks)
+    assert once > plain and more - plain == pytest.approx(4 * (once - plain), rel=1e-4)
+    recipe = recipe_of(cache, tmp_path / "plain")
+    ways = [trained(recipe), trained(replace(recipe, out=tmp_path / "lips", readout=2.0))]
+    assert any(not torch.equal(ways[0][name], ways[1][name]) for name in ways[0])
+    with pytest.raises(ValueError, match="a weight of -1 was asked for the lips' read-outs"):
+        replace(recipe, readout=-1.0)
 
 
 def test_a_shift_draws_noisier_times(cache: Path) -> None:

@@ -26,13 +26,13 @@ ROWS: Mapping[str, str] = {
 
 
 def table(findings: Findings) -> str:
-    """Means; **bold** where the paired difference to the first row is more than chance (95 %). "heard": how much of the lips'
-    error speech takes away (`video_hearing`)."""
+    """Means; **bold** where the paired difference to the first row is more than chance (95 %). "heard": how the opening
+    of the lips in a first guess goes with the recorded one (`video_hearing`)."""
     lines = ["| | heard | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
     for name, says in ROWS.items():
         if name in findings.judged.systems:
             cells = [_cell(findings.judged, name, figure) for figure in COLUMNS]
-            lines.append("| " + " | ".join([says, _explained(findings.heard.get(name, ())), *cells]) + " |")
+            lines.append("| " + " | ".join([says, _heard(findings.heard.get(name, ())), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -48,8 +48,8 @@ def intensities(found: Evaluation) -> str:
     return "\n".join([*lines, "| recorded | " + " | ".join(real) + " |"]) + "\n"
 
 
-def _explained(runs: Sequence[Hearing]) -> str:
-    return ", ".join(f"{100 * run.explained:.2f} %" for run in runs)
+def _heard(runs: Sequence[Hearing]) -> str:
+    return ", ".join(f"{run.opening:.3f}" for run in runs)
 
 
 def _cell(found: Evaluation, system: str, figure: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vivavoce.components import part_folder, read_config
 from vivavoce.latent.intensity import FEWEST, IntensityScale, Spread, spread_of
+from vivavoce.latent.mesh import lip_opening, mouth_width
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.prompts import STATES, ImageEncoder, text_states
 from vivavoce.latent.regions import Regions, find_regions
@@ -91,7 +92,7 @@ class VideoExample:
     framing: float  # see `VideoClip.framing`
 
     def window(self, name: str, span: slice) -> Tensor:
-        """A stretch of what has a time axis: latents, lips, face, lips_ever, face_ever, known, spreads or skeleton."""
+        """A stretch of what has a time axis: latents, lips, face, lips_ever, face_ever, known, spreads, skeleton or mouth."""
         with safe_open(self.file, framework="pt") as kept:
             values = kept.get_slice(name)[span.start : span.stop]
         return values if name == "known" else values.float()
@@ -203,6 +204,7 @@ def stamp_of(space: VideoSpace, encoder: SpeechEncoder, base: Base, config: Cach
         "streams": dict(encoder.spec.streams),
         "base": {"text": base.text_width, "text_encoder": base.has_text_encoder, "image": base.image, "stills": base.stills},
         "config": asdict(config),
+        "mouth": ["opening", "width"],
     }
     return json.loads(json.dumps(stamp, default=list))
 
@@ -234,6 +236,7 @@ def _tensors(clip: VideoClip, space: VideoSpace, config: CacheConfig) -> dict[st
         "latents": latents.half(), "lips": mean.lips.half(), "face": mean.face.half(), "lips_ever": ever.lips.half(),
         "face_ever": (ever.lips + ever.face).half(), "known": mean.known,
         "skeleton": torch.from_numpy(track_skeletons(pictures) if config.bodies else head_joints(points, size)).half(),
+        "mouth": torch.from_numpy(np.stack([lip_opening(points), mouth_width(points)], -1).astype(np.float32)),
         "spreads": torch.from_numpy(_spreads(points, len(latents), space, config)),
         "faces": torch.stack([face_latent(space, pictures[i], points[i]) for i in shown]).half(),
     }
