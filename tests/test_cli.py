@@ -135,7 +135,6 @@ BAD = {
     "no recordings to train a renderer on": ("train renderer . -o run", r"no MANIFEST\.csv"),
     "no recordings to train a video network on": ("train video . -o run --base x", r"no MANIFEST\.csv"),
     "no batch to train a video network with": ("train video . -o run --base x --batch 0", "--batch is 0"),
-    "lips that count less than nothing": ("train video . -o run --base x --readout=-1", "--readout is -1"),
     "fewer steps than stages": ("train video . -o run --base x --steps 1", "--steps is 1"),
     "a negative seed to train with": ("train motion . -o run --seed=-1", "--seed is -1"),
     "a negative seed to post-train with": ("train post . -o run --seed=-1", "--seed is -1"),

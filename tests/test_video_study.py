@@ -98,8 +98,7 @@ def test_a_way_changes_only_what_it_says(plan: Study, name: str) -> None:
     ours, full = vars(way_recipe(plan, name, 1)), vars(way_recipe(plan, "full", 1))
     changed = {key for key in full if ours[key] != full[key]} - {"out"}
     said = {
-        "one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "no-readout": "readout",
-        "one-stage": "stages",
+        "one-level": "levels", "attention": "parts", "pooled": "parts", "no-lip-mask": "stages", "one-stage": "stages",
     }
     assert changed == ({said[name]} if name in said else set())
     assert sum(stage.steps for stage in ours["stages"]) == plan.steps

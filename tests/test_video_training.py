@@ -33,11 +33,10 @@ from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import features
-from vivavoce.train import video_data
-from vivavoce.train.lip_readout import LipReadout, mouths
-from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, Step, VideoTask, new_network, steps_of, train_video, windows_of
+from vivavoce.train import video_data, video_hearing
+from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, new_network, steps_of, train_video, windows_of
 from vivavoce.train.video_clips import VideoClip
-from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale
+from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale, mouths
 from vivavoce.train.video_hearing import hearing, whole_windows
 from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import Place, Windows
@@ -206,50 +205,51 @@ def test_close_windows_are_squares_around_the_lips_of_what_would_have_been_seen(
         windows.draw(0, range(1), lip_mask=False, close=6)
 
 
-def test_only_what_speech_does_to_lips_is_hearing(cache: Path) -> None:
-    """A new network does not hear: it guesses the same without speech. One that does guesses otherwise, with the same noise every
-    time. What is read of the recordings' own latents depends on no network."""
+def test_hearing_is_what_speech_does_to_the_lips_in_pictures(
+    cache: Path, space: VideoSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new network does not hear: it guesses the same without speech. One that does guesses otherwise, the same every time. What
+    the autoencoder makes of the recordings depends on no network. Pictures without a face count for nothing."""
+
+    def lips(pictures: np.ndarray) -> np.ndarray:  # the stand-in's pictures show no face
+        found = np.stack([pictures.mean((1, 2, 3)), pictures.std((1, 2, 3))], -1)
+        found[0] = np.nan
+        return found
+
+    monkeypatch.setattr(video_hearing, "tracked_lips", lips)
     torch.manual_seed(0)
-    deaf = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=make_windows(cache).parts)).eval()
-    windows, readout = make_windows(cache, **vars(whole_windows(WINDOWS))), LipReadout.fitted(load_cache(cache, "train")[0])
-    told = hearing(deaf, windows, readout, steps=3)
-    assert told.opening == told.deaf and told.most > 0.5
+    windows = make_windows(cache, **vars(whole_windows(WINDOWS)))
+    deaf = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=windows.parts)).eval()
+    told = hearing(deaf, windows, space, steps=2)
+    assert told.opening == told.deaf
     ears = deepcopy(deaf)
     awake(ears)
-    heard = hearing(ears, windows, readout, steps=3)
-    assert heard == hearing(ears, windows, readout, steps=3)
+    heard = hearing(ears, windows, space, steps=2)
+    assert heard == hearing(ears, windows, space, steps=2)
     assert heard.opening != heard.deaf and heard.most == told.most
     assert all(-1 <= value <= 1 for value in vars(heard).values())
-    silent = make_windows(cache, **vars(whole_windows(WINDOWS)))
-    silent.examples = [replace(example, talks=False) for example in silent.examples]
-    with pytest.raises(ValueError, match="nobody whose lips were tracked talks in the 12 windows"):
-        hearing(ears, silent, readout, steps=3)
+    windows.examples = [replace(example, talks=False) for example in windows.examples]
+    assert all(np.isnan(value) for value in vars(hearing(ears, windows, space, steps=2)).values())
+
+
+def test_lips_that_follow_are_heard(cache: Path, space: VideoSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the pictures' lips are the recorded ones the figure is 1, and what a window has of its own does not count."""
+    windows = make_windows(cache, **vars(whole_windows(WINDOWS)))
+    drawn = [windows.draw(0, range(4), lip_mask=False)]
+    talks = drawn[0].shown.keep["speech"].nonzero().flatten().tolist()
+    right = iter([3 + 0.5 * drawn[0].mouth[i, 1:].flatten(0, 1).numpy() + i for i in talks for _ in range(3)])
+    monkeypatch.setattr(video_hearing, "tracked_lips", lambda pictures: next(right))
+    net = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=windows.parts)).eval()
+    assert vars(hearing(net, windows, space, steps=1)) == pytest.approx(dict.fromkeys(("opening", "width", "deaf", "most"), 1.0))
 
 
 def test_a_window_says_what_lips_did(recordings: Any, cache: Path) -> None:
     """Opening and width of each latent's own four pictures; the picture that begins a clip is no latent of four."""
     example, points = load_cache(cache, "train")[0][2], recordings[0][2].points
     told = mouths(example, slice(0, 3))
-    assert told.shape == (3, 8) and bool(told[0].isnan().all()) and torch.equal(mouths(example, slice(1, 3)), told[1:])
+    assert told.shape == (3, 4, 2) and bool(told[0].isnan().all()) and torch.equal(mouths(example, slice(1, 3)), told[1:])
     opening, width = torch.from_numpy(lip_opening(points[5:9])), torch.from_numpy(mouth_width(points[5:9]))
-    torch.testing.assert_close(told[2].unflatten(0, (4, 2)), torch.stack([opening, width], -1).float())
-
-
-def test_lips_that_are_read_out_count(cache: Path, tmp_path: Path) -> None:
-    """Training with the read-outs is another training, and its loss is the latents' and theirs."""
-    examples, _ = load_cache(cache, "train")
-    readout = LipReadout.fitted(examples)
-    batch = make_windows(cache).draw(0, range(4), lip_mask=False)
-    torch.manual_seed(0)
-    net = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=make_windows(cache).parts)).eval()
-    tasks = VideoTask(net), *(VideoTask(net, readout.weighed(weight)) for weight in (1.0, 4.0))
-    plain, once, more = (float(task(Step(batch=batch, aligned=True))[0].detach()) for task in tasks)
-    assert once > plain and more - plain == pytest.approx(4 * (once - plain), rel=1e-4)
-    recipe = recipe_of(cache, tmp_path / "plain")
-    ways = [trained(recipe), trained(replace(recipe, out=tmp_path / "lips", readout=2.0))]
-    assert any(not torch.equal(ways[0][name], ways[1][name]) for name in ways[0])
-    with pytest.raises(ValueError, match="a weight of -1 was asked for the lips' read-outs"):
-        replace(recipe, readout=-1.0)
+    torch.testing.assert_close(told[2], torch.stack([opening, width], -1).float())
 
 
 def test_a_shift_draws_noisier_times(cache: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_parts import PartsConfig
-from vivavoce.train.video import Stage, VideoRecipe, steps_of, task_of, windows_of
+from vivavoce.train.video import Stage, VideoRecipe, VideoTask, steps_of, windows_of
 from vivavoce.train.video_data import load_cache, measured_scale
 from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import WindowConfig
@@ -44,7 +44,7 @@ def trained(recipe: VideoRecipe, until: int | None = None) -> dict[str, torch.Te
     net = VideoTransformer(base, VideoTransformer.Config(parts=parts))
     net.base.requires_grad_(True)
     windows = windows_of(recipe, net, examples, common, measured_scale(examples))
-    training = Training(accelerator, task_of(recipe, net, examples), recipe.pace, recipe.out)
+    training = Training(accelerator, VideoTask(net), recipe.pace, recipe.out)
     training.restore()
     while not training.done and training.step != until:
         stage = recipe.stage(training.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from vivavoce.judge.results import Evaluation
@@ -49,7 +50,7 @@ def intensities(found: Evaluation) -> str:
 
 
 def _heard(runs: Sequence[Hearing]) -> str:
-    return ", ".join(f"{run.opening:.3f}" for run in runs)
+    return ", ".join("" if math.isnan(run.opening) else f"{run.opening:.3f}" for run in runs)
 
 
 def _cell(found: Evaluation, system: str, figure: str) -> str:

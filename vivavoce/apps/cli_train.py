@@ -137,9 +137,6 @@ class TrainVideo(Learning, Recordings):
     """Width and height of the pictures that heads are cut to."""
     batch: Annotated[int, arg(metavar="N")] = 1
     """Windows of video per process and update: as many as fit into memory."""
-    readout: Annotated[float, arg(metavar="X")] = 0.0
-    """How much counts how far lips open and how wide they are, read out of the latents, beside the latents themselves. On our own
-    small base 2 makes it hear four times as well after 300 steps; on pretrained ones it was not tried."""
     from_nothing: bool = False
     """The base is not pretrained: all of it learns, and is saved in the output folder."""
     encoder: Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="(default: the one that ships)")] = ("streams",)
@@ -149,8 +146,6 @@ class TrainVideo(Learning, Recordings):
         super().check()
         if self.batch < 1:
             raise ValueError(f"--batch is {self.batch}: give 1 or more")
-        if not self.readout >= 0:
-            raise ValueError(f"--readout is {self.readout:g}: give 0 (none) or more")
         if self.steps is not None and self.steps < (2 if self.stage == "both" else 1):
             raise ValueError(f"--steps is {self.steps}: give one for each stage at least")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -23,27 +22,20 @@ def flow_matching_loss(
     time: Float[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
     weight: Float[Tensor, "*#weighed"] | None = None,
-    readout: Callable[[Float[Tensor, "b t *event"]], Float[Tensor, "b t r"]] | None = None,
 ) -> Float[Tensor, " b"]:
     """Mean over the frames in the mask of mean_event(weight * (field(x_t, t, c) - (x_1 - x_0))^2), per sample.
 
     The mask picks the frames that count: padding does not, nor does a clean prefix (time 1), whose velocity no point of the path
     tells. A sample without any such frame has loss 0. The weight broadcasts against events, or against the
     data where it differs by sample and frame, and is not normalised. Lipman et al. 2023, equation 23, for the straight path.
-
-    ``readout``: linear; the mean over its squared numbers, read out of the error, is added. As weights do, that changes how fast
-    each part of the field is learned and not which field has the smallest loss.
     """
     assert mask.shape == time.shape, f"mask {tuple(mask.shape)} for times {tuple(time.shape)}"
     assert mask.dtype == torch.bool, f"mask of {mask.dtype}"
     sample = interpolate(noise, data, time)
     error = field(sample.point, time, condition) - sample.velocity
     # Before the square, so that a frame outside the mask has gradient zero even where its error is not finite.
-    error = torch.where(per_event(mask, error), error, 0.0)
-    square = error.square()
+    square = torch.where(per_event(mask, error), error, 0.0).square()
     if weight is not None:
         square = square * weight
     per_frame = square.flatten(2).mean(dim=-1) if square.ndim > 2 else square
-    if readout is not None:
-        per_frame = per_frame + readout(error).square().mean(dim=-1)
     return per_frame.sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,6 @@ from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.video import VideoTransformer, base_config
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.train.data import Progress
-from vivavoce.train.lip_readout import LipReadout
 from vivavoce.train.loop import digest, stamp_of
 from vivavoce.train.video_data import Common, VideoExample, load_cache, measured_scale
 from vivavoce.train.video_loop import Pace, Precision, Training, claim_together, weights_of
@@ -77,7 +75,6 @@ class VideoRecipe:
     ``lora_rate``, ``own_rate``, ``base_rate``: learning rates of LoRA, of our own parts, and of the base where it learns.
     ``rank``: of LoRA. ``parts``, ``levels``: what differs from the configurations' defaults. ``train_base``: all of the base
     learns, for one that is not pretrained; then there is no LoRA, and the base is saved beside the adapter.
-    ``readout``: how much the lips' read-outs count beside the latents (`lip_readout`), 0 for not at all.
     ``generation``: how its videos are best made, as the adapter says then: fields of `VideoWindows`.
     ``precision``: None for what `accelerate launch` says; ``checkpointing``: of gradients. ``ema``: memory of the moving average
     of all that is trained, which is what is kept.
@@ -98,7 +95,6 @@ class VideoRecipe:
     parts: Mapping[str, Any] = field(default_factory=dict)
     levels: Mapping[str, Any] = field(default_factory=dict)
     windows: WindowConfig = field(default_factory=WindowConfig)
-    readout: float = 0.0
     train_base: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     precision: Precision | None = None
@@ -111,8 +107,6 @@ class VideoRecipe:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.accumulate < 1:
             raise ValueError(f"batches of {self.batch}, {self.accumulate} times per update, were asked for: give 1 or more")
-        if not self.readout >= 0:
-            raise ValueError(f"a weight of {self.readout:g} was asked for the lips' read-outs: give 0 (none) or more")
         if not self.steps:
             raise ValueError("the stages have no steps: give 1 or more to one of them")
 
@@ -153,24 +147,18 @@ class Step:
 class VideoTask(nn.Module):
     """Condition and loss in one forward: what wraps networks for several processes sees no other."""
 
-    def __init__(self, net: VideoTransformer, readout: LipReadout | None = None):
+    def __init__(self, net: VideoTransformer):
         super().__init__()
-        self.net, self.readout = net, readout
+        self.net = net
 
     def forward(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The flow matching loss, a mean over the batch."""
         batch = step.batch
         condition = batch.shown.heard(self.net, aligned=step.aligned)
         loss = flow_matching_loss(
-            self.net, batch.data, condition, noise=batch.noise, time=batch.time, mask=batch.counts, weight=batch.weight,
-            readout=None if self.readout is None else partial(self.readout, lips=batch.lips),
+            self.net, batch.data, condition, noise=batch.noise, time=batch.time, mask=batch.counts, weight=batch.weight
         )
         return loss.mean(), {}
-
-
-def task_of(recipe: VideoRecipe, net: VideoTransformer, examples: Sequence[VideoExample]) -> VideoTask:
-    """What is trained. ValueError where lips' read-outs are to count and too few lips were tracked."""
-    return VideoTask(net, LipReadout.fitted(examples).weighed(recipe.readout) if recipe.readout else None)
 
 
 def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, report: Callable[[str], None]) -> Path:
@@ -189,7 +177,7 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
     windows = windows_of(recipe, net, examples, common, scale)
     learned = {**base_of(recipe, net), **cache_of(examples, common)}
     claim_together(accelerator, recipe.out, {**identity_of(recipe, accelerator), **learned}, FILES)
-    training = Training(accelerator, task_of(recipe, net, examples), recipe.pace, recipe.out)
+    training = Training(accelerator, VideoTask(net), recipe.pace, recipe.out)
     if training.restore() is not None:
         report(f"going on at step {training.step}")
     while not training.done:

@@ -29,6 +29,7 @@ from vivavoce.latent.regions import Regions, find_regions
 from vivavoce.latent.skeleton import head_joints, track_skeletons
 from vivavoce.latent.stills import face_latent
 from vivavoce.latent.video import VideoSpace
+from vivavoce.nets.redistribute import PICTURES
 from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.speech.encoders import identity
 from vivavoce.speech.sound import load_sound
@@ -279,6 +280,14 @@ def _written(file: Path, write: Any) -> None:
     partial = file.with_suffix(".part")
     write(partial)
     partial.rename(file)
+
+
+def mouths(example: VideoExample, span: slice) -> Float[Tensor, "t p 2"]:
+    """Opening and width of the lips, in face heights, in each of a latent's four pictures. Not numbers where no face was tracked,
+    and in the first latent of a clip, which has one picture."""
+    first = max(span.start, 1)
+    own = example.window("mouth", slice(1 + PICTURES * (first - 1), 1 + PICTURES * (span.stop - 1)))
+    return torch.cat([torch.full((first - span.start, PICTURES, 2), torch.nan), own.reshape(-1, PICTURES, 2)])
 
 
 def regions_of(example: VideoExample, span: slice) -> tuple[Regions, Float[Tensor, "t h w"], Float[Tensor, "t h w"]]:

@@ -37,10 +37,9 @@ from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.ablation import LOCAL, group_of
 from vivavoce.train.data import Clip, Progress
-from vivavoce.train.lip_readout import LipReadout
 from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, train_video
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
-from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, load_cache, make_cache
+from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, make_cache
 from vivavoce.train.video_faces import Exchange, exchange_faces
 from vivavoce.train.video_hearing import Hearing, hearing, whole_windows
 from vivavoce.train.video_post import VideoPostRecipe, post_train_video
@@ -74,14 +73,13 @@ class NetShape:
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """What is changed in the parts (`PartsConfig`), in the levels (`LevelsConfig`) and in the stages; ``post``: post-trained
-    afterwards by this objective; ``readout``: whether the lips' read-outs count (`lip_readout`)."""
+    afterwards by this objective."""
 
     says: str
     parts: Mapping[str, Any] = field(default_factory=dict)
     levels: Mapping[str, Any] = field(default_factory=dict)
     clip_level: bool = True
     lip_mask: bool = True
-    readout: bool = True
     post: str | None = None
 
 
@@ -92,7 +90,6 @@ WAYS: Mapping[str, Way] = {
     "attention": Way(says="cross-attention instead of FiLM", parts={"injection": "attention"}),
     "pooled": Way(says="mean of a latent's four pictures", parts={"pooled": True}),
     "no-lip-mask": Way(says="no lip mask", lip_mask=False),
-    "no-readout": Way(says="only the latents' own error, not what lips do", readout=False),
     "one-stage": Way(says="no clip-level stage", clip_level=False),
     "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
     "sft": Way(says="full, then as many steps of SFT", post="sft"),
@@ -103,7 +100,6 @@ INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
 _FADED = 25.0  # levels of 256
 _CLIP_LEVEL = 0.05  # share of the steps, whose windows cost as much as six near ones
-_READOUT = 2.0  # at this weight, and at 1 and 10 alike, four times as much is heard after 300 steps
 _WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near ones alone, lips are drawn all over them
 
 
@@ -208,7 +204,6 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
         stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
         parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
         windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION,
-        readout=_READOUT if way.readout else 0.0,
     )
 
 
@@ -280,8 +275,7 @@ def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> Hearing:
             _policy(plan, file.with_name("adapter.safetensors"), seed, whole_windows(plan.windows)), plan.generation, accelerator,
             split="val",
         )
-        readout = LipReadout.fitted(load_cache(plan.cache, "train")[0])
-        file.write_text(json.dumps(asdict(hearing(generator.net, windows, readout))))
+        file.write_text(json.dumps(asdict(hearing(generator.net, windows, _space(plan, plan.base)))))
     return Hearing(**json.loads(file.read_text()))
 
 

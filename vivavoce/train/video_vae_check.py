@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from vivavoce.latent.mesh import lip_opening, mouth_box
+from vivavoce.latent.mesh import lip_opening, mouth_box, mouth_width
 from vivavoce.latent.tracker import FaceTracker
 from vivavoce.metrics.lips import correlation, gain
 from vivavoce.metrics.pictures import psnr, sharpness, ssim
@@ -55,7 +55,7 @@ def kept(clip: VideoClip, made: UInt8[np.ndarray, "t s s 3"]) -> Kept:
     recorded = np.array(clip.pictures[: len(made)])
     boxes = [_square(points, clip.crop.side) for points in clip.points[: len(made)]]
     mouths = [(a[rows, columns], b[rows, columns]) for a, b, (rows, columns) in zip(recorded, made, boxes, strict=True)]
-    curves = [_opening(pictures) for pictures in (made, recorded)]
+    curves = [tracked_lips(pictures)[:, 0] for pictures in (made, recorded)]
     found = ~np.isnan(curves).any(0)
     ours, theirs = (curve[found] for curve in curves)
     enough = found.mean() > 0.9
@@ -96,11 +96,11 @@ def sheet(
     return np.concatenate(rows)
 
 
-def _opening(pictures: UInt8[np.ndarray, "t s s 3"]) -> Float[np.ndarray, " t"]:
-    """Lips' opening in face heights, NaN where there is no face."""
+def tracked_lips(pictures: UInt8[np.ndarray, "t s s 3"]) -> Float[np.ndarray, "t 2"]:
+    """Lips' opening and width in face heights, NaN where there is no face."""
     with FaceTracker() as tracker:
         found = [tracker(np.ascontiguousarray(picture)) for picture in pictures]
-    return np.array([np.nan if points is None else float(lip_opening(points)) for points in found])
+    return np.array([(np.nan, np.nan) if points is None else (lip_opening(points), mouth_width(points)) for points in found])
 
 
 def _square(points: Float[np.ndarray, "478 3"], side: int) -> tuple[slice, slice]:

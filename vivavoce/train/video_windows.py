@@ -19,10 +19,9 @@ from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.video import Reference, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
 from vivavoce.nets.video_parts import PartsConfig
-from vivavoce.train.lip_readout import mouths
 from vivavoce.train.motion import cut
 from vivavoce.train.objectives import Rungs
-from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, regions_of
+from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, mouths, regions_of
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
 _AROUND = 1 / 3  # of a close window's side: how far from its middle the lips may be
@@ -88,16 +87,15 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """``counts``: latents that the loss counts, ``weight``: how much each of their cells does; ``lips``: `Regions.lips`;
-    ``mouth``: opening and width, see `lip_readout.mouths`."""
+    """``counts``: latents that the loss counts, ``weight``: how much each of their cells does; ``mouth``: what lips did
+    (`video_data.mouths`)."""
 
     data: Float[Tensor, "b t c h w"]
     noise: Float[Tensor, "b t c h w"]
     time: Float[Tensor, "b t"]
     counts: Bool[Tensor, "b t"]
     weight: Float[Tensor, "b t 1 h w"]
-    lips: Float[Tensor, "b t h w"]
-    mouth: Float[Tensor, "b t r"]
+    mouth: Float[Tensor, "b t p 2"]
     shown: Shown
 
 
@@ -122,8 +120,7 @@ def closer(batch: Batch, squares: Sequence[tuple[slice, slice]]) -> Batch:
 
     shown = batch.shown
     return replace(
-        batch, data=cut(batch.data), noise=cut(batch.noise), weight=cut(batch.weight), lips=cut(batch.lips),
-        shown=replace(
+        batch, data=cut(batch.data), noise=cut(batch.noise), weight=cut(batch.weight), shown=replace(
             shown, still=None if shown.still is None else cut(shown.still),
             face_mask=None if shown.face_mask is None else cut(shown.face_mask),
         ),
@@ -193,7 +190,6 @@ class Windows:
         batch = Batch(
             data=data if self.stills else disturbed, noise=noise, time=time, counts=time < 1.0,
             weight=self.weight(found, torch.tensor(draws) if lip_mask else None), shown=replace(shown, keep=keep),
-            lips=torch.stack([self.examples[place.number].window("lips", slice(place.start, place.stop)) for place in found]),
             mouth=torch.stack([mouths(self.examples[place.number], slice(place.start, place.stop)) for place in found]),
         )
         if close is None:
