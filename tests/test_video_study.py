@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vivavoce.latent.mesh import FaceModel
 from vivavoce.media.audio import has_sound
 from vivavoce.media.video import read_frames
 from vivavoce.metrics.confidence import Interval
-from vivavoce.train import video_data, video_study
+from vivavoce.train import video_data, video_hearing, video_study
 from vivavoce.train.video_clips import ClipConfig
 from vivavoce.train.video_hearing import Hearing
 from vivavoce.train.video_loop import make_accelerator
@@ -30,6 +31,13 @@ from vivavoce.train.video_windows import WindowConfig
 
 pytest.importorskip("accelerate")
 TINY = ("full", "pooled", "ladder")
+
+
+@pytest.fixture(autouse=True)
+def no_faces_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are none in what is made here, and looking for them takes minutes, as do many windows."""
+    monkeypatch.setattr(video_study, "hearing", partial(video_hearing.hearing, steps=1))
+    monkeypatch.setattr(video_hearing, "tracked_lips", lambda pictures: pictures.mean((2, 3))[:, :2])
 
 
 @pytest.fixture
