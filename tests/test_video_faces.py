@@ -41,8 +41,8 @@ def face(tmp_path_factory: pytest.TempPathFactory, astronaut: Portrait, space: M
     points = space.track([image] * 2).astype(np.float32)
     crop = head_crop(points, SIDE)
     return VideoClip(
-        name="still", split="train", person="seen", talks=False, first=0, crop=crop, points=crop.points(points),
-        recording=record(tmp_path_factory.mktemp("seen") / "still.mp4", image, 2), pictures=np.stack([crop.pictures(image)] * 2),
+        name="still", split="train", person="seen", talks=False, first=0, points=crop.points(points),
+        recording=record(tmp_path_factory.mktemp("seen") / "still.mp4", image, 2), pictures=crop.pictures([image] * 2),
     )
 
 

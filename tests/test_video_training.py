@@ -10,6 +10,7 @@ from functools import partial
 from importlib import resources
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from tiny_wan_net import load_tiny_wan, save_tiny_wan
 from torch import multiprocessing
 from video_processes import WINDOWS, awake, recipe_of, trained, work
 
-from vivavoce.flow.loss import flow_matching_loss
+from vivavoce.flow.loss import flow_matching_loss, weighted_square
 from vivavoce.latent.mesh import FaceModel, lip_opening, mouth_width
 from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.stills import known_pictures, known_then
@@ -34,7 +35,18 @@ from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.speech.encoder import features
 from vivavoce.train import video_data, video_hearing
-from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoTask, new_network, steps_of, train_video, windows_of
+from vivavoce.train.video import (
+    CLIP_LEVEL,
+    FRAME_LEVEL,
+    Stage,
+    Step,
+    VideoTask,
+    new_network,
+    sight_of,
+    steps_of,
+    train_video,
+    windows_of,
+)
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale, mouths
 from vivavoce.train.video_hearing import hearing, whole_windows
@@ -280,6 +292,39 @@ def test_weights_by_sample_and_frame_are_those_of_each_alone() -> None:
             error = ((point - (data - noise)[b, t]) ** 2 * weight[b, t]).mean()
             by_hand[b] += error * mask[b, t] / mask[b].sum().clamp(min=1)
     torch.testing.assert_close(whole, by_hand)
+
+
+def test_what_is_seen_of_errors_counts_by_its_share(
+    recordings: Any, space: VideoSpace, sounds: Any, cache: Path, tmp_path: Path
+) -> None:
+    make_cache(recordings[0][:2], tmp_path, space, Loudness(), BASE, replace(CONFIG, sight=2), quiet)
+    common = load_cache(tmp_path, "train")[1]
+    recipe = recipe_of(tmp_path, tmp_path, sight=0.25)
+    sight = sight_of(recipe, common)
+    assert sight is not None
+    batch = make_windows(cache).draw(1, range(2), lip_mask=False)
+    field = Deaf()
+    plain, both, only = (
+        VideoTask(field, sight, share)(Step(batch=batch, aligned=True))[0] for share in (0.0, 0.25, 1.0)  # type: ignore[arg-type]
+    )
+    error = torch.where(batch.counts[:, :, None, None, None], -(batch.data - batch.noise), 0.0)
+    torch.testing.assert_close(only, weighted_square(sight(error), batch.counts, batch.weight).mean())
+    torch.testing.assert_close(plain, VideoTask(field)(Step(batch=batch, aligned=True))[0])  # type: ignore[arg-type]
+    torch.testing.assert_close(both, 0.75 * plain + 0.25 * only)
+    with pytest.raises(ValueError, match="does not tell what is seen of latents"):
+        sight_of(recipe_of(cache, tmp_path, sight=0.25), load_cache(cache, "train")[1])
+    with pytest.raises(ValueError, match=r"what is seen is to be 1\.5 of the loss: give 0 \(none\) to 1"):
+        recipe_of(tmp_path, tmp_path, sight=1.5)
+
+
+class Deaf(torch.nn.Module):
+    """A field that is zero, whatever it is told."""
+
+    def listen(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(parts={})
+
+    def forward(self, point: torch.Tensor, time: torch.Tensor, condition: Any) -> torch.Tensor:
+        return torch.zeros_like(point)
 
 
 def test_what_is_known_of_an_opening_is_said_as_by_wan(recordings: Any, space: VideoSpace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from claims import assert_other_run, assert_unknown_run
+from jaxtyping import Float
 from scipy.stats import chisquare
 
 pytest.importorskip("diffusers")
 
-from vivavoce.latent.topology import LANDMARKS, LIPS
+from vivavoce.latent.topology import EYES, INNER_LOWER, LANDMARKS, LIPS, RIGID
 from vivavoce.media.video import VideoWriter, read_frames
 from vivavoce.train.data import Clip
 from vivavoce.train.muon import Muon
@@ -28,6 +30,7 @@ from vivavoce.train.video_clips import (
     head_crop,
     load_clips,
     make_clips,
+    steady_crop,
 )
 from vivavoce.train.video_vae import (
     Stage,
@@ -68,8 +71,7 @@ def toy_clip(frames: int = 30, side: int = 32, person: str = "a", seed: int = 0)
     small = rng.integers(0, 255, (frames, 6, 6, 3), np.uint8)
     pictures = np.stack([cv2.resize(p, (side, side), interpolation=cv2.INTER_CUBIC) for p in small])
     return VideoClip(
-        name=f"{person}{seed}", split="train", person=person, talks=True, recording=Path("none.mp4"), first=0,
-        crop=Crop(corner=(0.0, 0.0), width=float(side), side=side), pictures=pictures,
+        name=f"{person}{seed}", split="train", person=person, talks=True, recording=Path("none.mp4"), first=0, pictures=pictures,
         points=toy_points(frames, (side / 2, side / 2), 0.4 * side, seed),
     )
 
@@ -162,26 +164,57 @@ def test_latents_of_what_is_normal_are_normalised(tmp_path: Path) -> None:
     torch.testing.assert_close(std, torch.tensor([1.0, 1.0, float(np.e), 0.0]), atol=1e-3, rtol=1e-4)
 
 
-def test_a_crop_and_back(tmp_path: Path) -> None:
+def test_a_crop_holds_the_face(tmp_path: Path) -> None:
     points = toy_points(20, (83.0, 61.0), 30.0)
     crop = head_crop(points, 64)
-    np.testing.assert_allclose(crop.back(crop.points(points)), points, atol=1e-3)
     inside = crop.points(points)[..., :2]
     assert inside.min() > 0 and inside.max() < 64, "the whole face is in the picture"
     assert np.ptp(inside[0], axis=0).max() > 0.6 * 64, "and fills it"
 
 
-def test_landmarks_lie_where_the_pictures_show_them() -> None:
-    """A bright spot on a landmark of the recording is under that landmark of the crop."""
-    frame, spot = np.zeros((120, 160, 3), np.uint8), np.array([90.5, 52.5])
-    points = toy_points(4, (83.0, 61.0), 40.0)
-    points[:, 0, :2] = spot
-    cv2.circle(frame, (90, 52), 3, (255, 255, 255), -1)
-    crop = head_crop(points, 96)
-    picture = crop.pictures(frame).astype(float)[..., 0]
-    ticks = np.arange(96) + 0.5
-    found = np.array([(picture.sum(0) * ticks).sum(), (picture.sum(1) * ticks).sum()]) / picture.sum()
-    np.testing.assert_allclose(found, crop.points(points)[0, 0, :2], atol=0.2)
+def wandering(frames: int, seed: int = 0) -> Float[np.ndarray, "t 478 3"]:
+    """A head that moves over the picture, tilts, and comes nearer, while its lips part."""
+    points = toy_points(1, (0.0, 0.0), 40.0)[0].astype(np.float64)
+    for eye, x in zip(EYES, (-18.0, 18.0), strict=True):
+        points[[*eye.opening[0], *eye.opening[1]], :2] = x, -8.0
+    ticks = np.arange(frames)
+    turn = np.exp(0.02 * np.sin(ticks / 9)) * np.exp(0.2j * np.sin(ticks / 7 + 1))
+    moved = np.repeat(points[None], frames, 0)
+    moved[:, INNER_LOWER, 1] += 4 * (1 - np.cos(ticks / 2))[:, None]
+    place = 83 + 61j + 6 * np.sin(ticks / 8) + 4j * np.cos(ticks / 9)
+    plane = turn[:, None] * (moved[..., 0] + 1j * moved[..., 1]) + place[:, None]
+    return np.stack([plane.real, plane.imag, moved[..., 2]], -1).astype(np.float32)
+
+
+@pytest.mark.parametrize("cut", [head_crop, steady_crop])
+def test_landmarks_lie_where_the_pictures_show_them(cut: Callable[..., Crop]) -> None:
+    """A bright spot on a landmark of the recording is under that landmark of the crop, large frames and small."""
+    for size in (1, 5):
+        points = size * wandering(12)
+        crop = cut(points, 96)
+        frames = np.zeros((12, 120 * size, 160 * size, 3), np.uint8)
+        for frame, face in zip(frames, points, strict=True):
+            x, y = np.floor(face[0, :2]).astype(int)
+            cv2.circle(frame, (int(x), int(y)), 3 * size, (255, 255, 255), -1)
+            face[0, :2] = x + 0.5, y + 0.5
+        ticks = np.arange(96) + 0.5
+        for picture, face in zip(crop.pictures(frames).astype(float)[..., 0], crop.points(points), strict=True):
+            found = np.array([(picture.sum(0) * ticks).sum(), (picture.sum(1) * ticks).sum()]) / picture.sum()
+            np.testing.assert_allclose(found, face[0, :2], atol=0.2)
+
+
+def test_in_steady_pictures_only_lips_move() -> None:
+    points = wandering(60)
+    points[20:23] = np.nan
+    crop = steady_crop(points, 64)
+    steady = crop.points(points)
+    there = ~np.isnan(steady[:, 0, 0])
+    assert there.sum() == 57 and np.isfinite(crop.turn).all()
+    assert np.ptp(steady[there][:, RIGID, :2], axis=0).max() < 0.6, "px of 64; as recorded it wanders over 15"
+    assert np.ptp(head_crop(points[there], 64).points(points[there])[:, RIGID, :2], axis=0).min() > 3
+    assert np.ptp(steady[there][:, INNER_LOWER, 1], axis=0).min() > 3
+    right, left = (steady[0, list(eye.opening[0]), :2].mean(0) for eye in EYES)
+    assert abs(left - right)[1] < 0.02 * (left - right)[0], "upright"
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -238,13 +271,15 @@ def test_clips_are_cut_once_and_no_person_takes_over(tmp_path: Path) -> None:
     first = found[0]
     assert first.first == 6
     shown = list(read_frames(first.recording, 25.0))[6]
-    np.testing.assert_array_equal(first.pictures[0], first.crop.pictures(shown))
+    np.testing.assert_array_equal(first.pictures[0], head_crop(toy_points(60, (48.0, 48.0), 30.0)[6:], 32).pictures([shown])[0])
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     make_clips(clips, tmp_path / "out", tracks, quiet, config)
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     assert {json.loads(f.read_text())["person"] for f in before if f.suffix == ".json"} == {"one"}
     with pytest.raises(ValueError, match=r"are 32 px wide, and 64 px were asked for: .* or empty that one"):
         make_clips(clips, tmp_path / "out", tracks, quiet, replace(config, side=64))
+    with pytest.raises(ValueError, match="are fixed ones, not what was asked for: give another folder"):
+        make_clips(clips, tmp_path / "out", tracks, quiet, replace(config, steady=True))
 
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:

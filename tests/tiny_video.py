@@ -15,7 +15,7 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.video import VideoSpace
 from vivavoce.media.track import Track
 from vivavoce.speech.analysis import Analysis
-from vivavoce.train.video_clips import Crop, VideoClip
+from vivavoce.train.video_clips import VideoClip
 
 SIDE, PEOPLE = 32, 3
 
@@ -50,7 +50,7 @@ def make_recordings(count: int, pictures: int, model: FaceModel) -> tuple[list[V
         sounds[path] = torch.from_numpy((0.3 * loud * rng.standard_normal(len(loud))).astype(np.float32))
         clips.append(VideoClip(
             name=f"clip{i}", split="train", person=f"person{i % PEOPLE}", talks=i != 1, recording=path, first=0,
-            crop=Crop(corner=(0.0, 0.0), width=float(SIDE), side=SIDE), pictures=frames, points=face_points(model, opened),
+            pictures=frames, points=face_points(model, opened),
         ))
     return clips, sounds
 

@@ -49,11 +49,13 @@ class VideoTransformer(nn.Module):
     class Config:
         """``rank``: of LoRA on the attentions and feed-forward layers of all blocks, 0 for none. ``checkpointing``: blocks and
         injections are computed again in the backward pass instead of remembered, as `base.enable_gradient_checkpointing()` asks
-        for too."""
+        for too. ``residual``: the base sees and predicts how latents differ from the known ones in `still_channels`, so that what
+        it has not learned to draw is as it was known. For bases of our own, and such as are told what is known by channels."""
 
         parts: PartsConfig
         rank: int = 0
         checkpointing: bool = False
+        residual: bool = False
 
     def __init__(self, base: WanTransformer3DModel, config: Config):
         """ValueError for a base that carries an adapter already, or that is of no kind that is known here."""
@@ -67,6 +69,8 @@ class VideoTransformer(nn.Module):
             )
         if any(".lora_" in name for name, _ in base.named_parameters()):
             raise ValueError("the base carries a LoRA adapter already: load it afresh")
+        if config.residual and shape["in_channels"] == shape["out_channels"]:
+            raise ValueError("this base is not told by channels what is known: nothing can be residual to it")
         self.config, self.base, self.active = config, base.requires_grad_(False), POLICY
         self.metadata: dict[str, str] = {}
         own = VideoParts(
@@ -146,7 +150,12 @@ class VideoTransformer(nn.Module):
         if self.stills:
             assert bool((time == time[:, :1]).all()), "this base has one flow time per clip: known frames go into still_channels"
             timestep = timestep[:, :1]
-        return -self._walk(point, timestep, condition).to(point.dtype)
+        if not self.config.residual:
+            return -self._walk(point, timestep, condition).to(point.dtype)
+        assert condition.still is not None
+        known = condition.still[:, :, -point.shape[2] :].to(point)
+        # From noise to data - known, at the same time: x_t - t known; its velocity is less by what is known.
+        return known - self._walk(point - time[:, :, None, None, None] * known, timestep, condition).to(point.dtype)
 
     def _walk(self, point: Tensor, timestep: Float[Tensor, "b f"], condition: VideoCondition) -> Float[Tensor, "b t c h w"]:
         """What the base's own forward does, with the injections."""

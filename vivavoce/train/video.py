@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vivavoce.components import load_part, module
-from vivavoce.flow.loss import flow_matching_loss
+from vivavoce.flow.loss import velocity_error, weighted_square
 from vivavoce.latent.intensity import IntensityScale
 from vivavoce.latent.skeleton import UPPER_BODY
 from vivavoce.latent.space import LatentSpec
@@ -25,6 +25,7 @@ from vivavoce.train.data import Progress
 from vivavoce.train.loop import digest, stamp_of
 from vivavoce.train.video_data import Common, VideoExample, load_cache, measured_scale
 from vivavoce.train.video_loop import Pace, Precision, Training, claim_together, weights_of
+from vivavoce.train.video_sight import Sight
 from vivavoce.train.video_windows import Batch, WindowConfig, Windows, moved
 
 ADAPTER = "adapter.safetensors"
@@ -73,9 +74,11 @@ class VideoRecipe:
     ``base``: a pipeline's folder or hub name; ``cache``: folder of `video_data.make_cache`; ``out``: checkpoint, log and weights.
     ``stages``: FantasyTalking's two (arXiv 2504.04842, 3.2). ``batch``: windows per process; times ``accumulate`` per update.
     ``lora_rate``, ``own_rate``, ``base_rate``: learning rates of LoRA, of our own parts, and of the base where it learns.
-    ``rank``: of LoRA. ``parts``, ``levels``: what differs from the configurations' defaults. ``train_base``: all of the base
-    learns, for one that is not pretrained; then there is no LoRA, and the base is saved beside the adapter.
+    ``rank``: of LoRA. ``residual``: see `VideoTransformer.Config`. ``parts``, ``levels``: what differs from the configurations'
+    defaults. ``train_base``: all of the base learns, for one that is not pretrained; then there is no LoRA, and the base is saved
+    beside the adapter.
     ``generation``: how its videos are best made, as the adapter says then: fields of `VideoWindows`.
+    ``sight``: share of the loss that is the error of what is seen (`video_sight`), for caches that know it; else none.
     ``precision``: None for what `accelerate launch` says; ``checkpointing``: of gradients. ``ema``: memory of the moving average
     of all that is trained, which is what is kept.
     """
@@ -90,6 +93,7 @@ class VideoRecipe:
     own_rate: float = 1e-4
     base_rate: float = 1e-3
     rank: int = 64
+    residual: bool = False
     warmup: int = 50
     weight_decay: float = 0.01
     parts: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +101,7 @@ class VideoRecipe:
     windows: WindowConfig = field(default_factory=WindowConfig)
     train_base: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
+    sight: float = 0.0
     precision: Precision | None = None
     checkpointing: bool = False
     ema: float = 0.99
@@ -109,6 +114,8 @@ class VideoRecipe:
             raise ValueError(f"batches of {self.batch}, {self.accumulate} times per update, were asked for: give 1 or more")
         if not self.steps:
             raise ValueError("the stages have no steps: give 1 or more to one of them")
+        if not 0 <= self.sight <= 1:
+            raise ValueError(f"what is seen is to be {self.sight} of the loss: give 0 (none) to 1 (all)")
 
     @property
     def steps(self) -> int:
@@ -147,18 +154,21 @@ class Step:
 class VideoTask(nn.Module):
     """Condition and loss in one forward: what wraps networks for several processes sees no other."""
 
-    def __init__(self, net: VideoTransformer):
+    def __init__(self, net: VideoTransformer, sight: Sight | None = None, share: float = 0.0):
+        """``share``: of the loss that is what ``sight`` shows of the error."""
         super().__init__()
-        self.net = net
+        self.net, self.sight, self.share = net, sight, share
 
     def forward(self, step: Step) -> tuple[Tensor, dict[str, float]]:
         """The flow matching loss, a mean over the batch."""
         batch = step.batch
         condition = batch.shown.heard(self.net, aligned=step.aligned)
-        loss = flow_matching_loss(
-            self.net, batch.data, condition, noise=batch.noise, time=batch.time, mask=batch.counts, weight=batch.weight
-        )
-        return loss.mean(), {}
+        error = velocity_error(self.net, batch.data, condition, noise=batch.noise, time=batch.time, mask=batch.counts)
+        loss = weighted_square(error, batch.counts, batch.weight).mean()
+        if self.sight is None:
+            return loss, {}
+        seen = weighted_square(self.sight(error.float()), batch.counts, batch.weight).mean()
+        return (1 - self.share) * loss + self.share * seen, {"latents": float(loss.detach()), "seen": float(seen.detach())}
 
 
 def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, report: Callable[[str], None]) -> Path:
@@ -177,7 +187,7 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
     windows = windows_of(recipe, net, examples, common, scale)
     learned = {**base_of(recipe, net), **cache_of(examples, common)}
     claim_together(accelerator, recipe.out, {**identity_of(recipe, accelerator), **learned}, FILES)
-    training = Training(accelerator, VideoTask(net), recipe.pace, recipe.out)
+    training = Training(accelerator, VideoTask(net, sight_of(recipe, common), recipe.sight), recipe.pace, recipe.out)
     if training.restore() is not None:
         report(f"going on at step {training.step}")
     while not training.done:
@@ -212,6 +222,15 @@ def cache_of(examples: Sequence[VideoExample], common: Common) -> dict[str, Any]
     return {"cache": common.stamp, "clips": digest(f"{e.name} {e.person} {e.first} {e.latents} {e.talks}" for e in examples)}
 
 
+def sight_of(recipe: VideoRecipe, common: Common) -> Sight | None:
+    """None where nothing is to be seen. ValueError where the cache does not know what is."""
+    if not recipe.sight:
+        return None
+    if common.sight is None:
+        raise ValueError(f"{recipe.cache} does not tell what is seen of latents: make it with clips to measure that on")
+    return Sight(common.sight)
+
+
 def steps_of(recipe: VideoRecipe, windows: Windows, stage: Stage, step: int, accelerator: Any) -> Iterator[Step]:
     """This process's share of the samples of a step, batch by batch."""
     for part in range(recipe.accumulate):
@@ -234,6 +253,7 @@ def new_network(recipe: VideoRecipe, common: Common, scale: IntensityScale | Non
         raise ValueError(f"{recipe.cache} has too few tracked faces to tell how strongly they move: leave intensity out")
     net = VideoTransformer(base, VideoTransformer.Config(
         parts=PartsConfig(**parts), rank=0 if recipe.train_base else recipe.rank, checkpointing=recipe.checkpointing,
+        residual=recipe.residual,
     ))
     if recipe.train_base:
         net.base.requires_grad_(True)

@@ -1,9 +1,10 @@
 """Recordings to small square clips of heads, with the landmarks of each picture: what the video networks learn from.
 
 A recording gives its stretches that can be believed (`latent.stretches`), each cropped once for all of its pictures, so that
-heads move as they were recorded. In the folder given, for each recording that was used:
+heads move as they were recorded, or picture by picture, so that they keep still (`ClipConfig.steady`). In the folder given, for
+each recording that was used:
 
-- ``<split>__<name>.json``: who it is, whether its sound is its own, each stretch and its crop (written last: then all is there);
+- ``<split>__<name>.json``: who it is, whether its sound is its own, each stretch, how it was cropped (last: then all is there);
 - ``<split>__<name>__<first>.pictures.npy``: uint8 (t, side, side, 3), RGB at MOTION_RATE_HZ; ``first`` is the recording's frame;
 - ``<split>__<name>__<first>.points.npy``: float32 (t, 478, 3), px of these pictures.
 """
@@ -17,31 +18,35 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Complex, Float, Int, UInt8
+from scipy.ndimage import gaussian_filter1d
 
 from vivavoce.latent.mesh import face_box
 from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.space import Frame
 from vivavoce.latent.stretches import stretches
-from vivavoce.latent.tracker import square_crop
+from vivavoce.latent.topology import EYES, RIGID
 from vivavoce.media.video import read_frames
 from vivavoce.train.data import Clip, Progress, track_clips
 
 _LOOSE = 1.25  # sides of the middle face that a crop has, at least
 _LOOSEST = 1.6  # and at most, where the head moves far
 _MARGIN = 1.05  # of all that the head passes over
+_TREMOR = 1.0  # frames: deviation of the Gaussian that takes it off steady crops
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
     """``side``: px of the pictures. ``seconds``: of each person at most. ``shortest``: frames of a stretch. ``seed``: which
-    recordings of a person come first."""
+    recordings of a person come first. ``steady``: pictures follow the head, see `steady_crop`."""
 
     side: int = 128
     seconds: float = 60.0
     shortest: int = 30
     seed: int = 0
+    steady: bool = False
 
     def __post_init__(self) -> None:
         if self.side < 16:
@@ -52,27 +57,34 @@ class ClipConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A square of a recording: ``corner`` (x, y) and ``width`` in px of the recording, drawn ``side`` px wide."""
+    """What of a recording becomes pictures of ``side`` px: a place x of a frame, px, comes to ``turn`` x + ``shift``. One of each
+    for all frames, or one for every frame."""
 
-    corner: tuple[float, float]
-    width: float
     side: int
+    turn: Float[np.ndarray, "t 2 2"]
+    shift: Float[np.ndarray, "t 2"]
 
-    @property
-    def scale(self) -> float:
-        return self.side / self.width
+    def pictures(self, frames: Sequence[Frame]) -> UInt8[np.ndarray, "t s s 3"]:
+        """That part of each frame; beyond the frame its edge repeats."""
+        turns = np.broadcast_to(self.turn, (len(frames), 2, 2))
+        shifts = np.broadcast_to(self.shift, (len(frames), 2))
+        return np.stack([self._picture(*one) for one in zip(frames, turns, shifts, strict=True)])
 
-    def pictures(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """The square of one frame; beyond the frame its edge repeats."""
-        return square_crop(frame, np.array(self.corner) + self.width / 2, self.width, self.side)[0]
-
-    def points(self, points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t n 3"]:
+    def points(self, points: Float[np.ndarray, "t n 3"]) -> Float[np.ndarray, "t n 3"]:
         """Landmarks of the recording, in px of the pictures; depth in the same unit."""
-        return ((points - np.array([*self.corner, 0.0])) * self.scale).astype(np.float32)
+        flat = np.einsum("tij,tnj->tni", np.broadcast_to(self.turn, (len(points), 2, 2)), points[..., :2]) + self.shift[:, None]
+        depth = points[..., 2:] * np.sqrt(np.linalg.det(self.turn))[:, None, None]
+        return np.concatenate([flat, depth], -1).astype(np.float32)
 
-    def back(self, points: Float[np.ndarray, "*t n 3"]) -> Float[np.ndarray, "*t n 3"]:
-        """Landmarks of the pictures, in px of the recording."""
-        return (points / self.scale + np.array([*self.corner, 0.0])).astype(np.float32)
+    def _picture(self, frame: Frame, turn: Float[np.ndarray, "2 2"], shift: Float[np.ndarray, " 2"]) -> Frame:
+        scale = float(np.sqrt(np.linalg.det(turn)))
+        if scale < 0.5:  # area average first: the affine sampler alone would alias
+            height, width = frame.shape[:2]
+            frame = cv2.resize(frame, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+            turn = turn * np.array([width / frame.shape[1], height / frame.shape[0]])
+        middle = np.full(2, 0.5)  # of the first pixel, where OpenCV's coordinates begin
+        matrix = np.column_stack([turn, turn @ middle + shift - middle])
+        return cv2.warpAffine(frame, matrix, (self.side, self.side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +98,6 @@ class VideoClip:
     talks: bool
     recording: Path
     first: int
-    crop: Crop
     pictures: UInt8[np.ndarray, "t s s 3"]
     points: Float[np.ndarray, "t 478 3"]
 
@@ -94,20 +105,45 @@ class VideoClip:
         return len(self.pictures)
 
     @property
+    def side(self) -> int:
+        return self.pictures.shape[1]
+
+    @property
     def framing(self) -> float:
         """Sides of the middle face in a side of the picture; not a number where no face was tracked."""
         boxes = np.array([face_box(face) for face in self.points.astype(np.float64)])
-        return self.crop.side / float(np.nanmedian((boxes[:, 2:] - boxes[:, :2]).max(1)))
+        return self.side / float(np.nanmedian((boxes[:, 2:] - boxes[:, :2]).max(1)))
 
 
 def head_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
     """The fixed square around a head: a quarter larger than the middle face, more where the head moves far."""
     boxes = np.array([face_box(frame) for frame in points.astype(np.float64)])
-    extent = float(np.median((boxes[:, 2:] - boxes[:, :2]).max(1)))
+    extent = _extent(boxes)
     low, high = np.percentile(boxes[:, :2], 2, axis=0), np.percentile(boxes[:, 2:], 98, axis=0)
     width = float(np.clip(_MARGIN * (high - low).max(), _LOOSE * extent, _LOOSEST * extent))
-    x, y = (low + high) / 2 - width / 2
-    return Crop(corner=(float(x), float(y)), width=width, side=side)
+    scale, corner = side / width, (low + high) / 2 - width / 2
+    return Crop(side=side, turn=scale * np.eye(2)[None], shift=-scale * corner[None])
+
+
+def steady_crop(points: Float[np.ndarray, "t 478 3"], side: int) -> Crop:
+    """A square that moves, turns and grows with the head, upright and a quarter larger than the middle face: in the pictures the
+    skull stays where it is, so that lips are most of what moves (LatentSync aligns faces so, arXiv 2412.09262). Turns to the side
+    and nods remain. Where no face was tracked, it is between its neighbours."""
+    tracked = np.flatnonzero(~np.isnan(points[:, 0, 0]))
+    faces = points[tracked, :, 0] + 1j * points[tracked, :, 1].astype(np.float64)  # similarities of the plane: turn x + shift
+    turn, shift = _steadying(faces[:, RIGID])
+    middle = _median(turn[:, None] * faces + shift[:, None])
+    right, left = (middle[list({*eye.opening[0], *eye.opening[1]})].mean() for eye in EYES)
+    upright = abs(left - right) / (left - right)
+    box = np.array([face_box(np.stack([(upright * middle).real, (upright * middle).imag], -1))])
+    scale = side / (_LOOSE * _extent(box))
+    turn = scale * upright * turn
+    shift = scale * (upright * shift - complex(*(box[0, :2] + box[0, 2:]) / 2)) + side / 2 * (1 + 1j)
+    turn, shift = (_everywhere(part, tracked, len(points)) for part in (turn, shift))
+    return Crop(
+        side=side, turn=np.stack([turn.real, -turn.imag, turn.imag, turn.real], -1).reshape(-1, 2, 2),
+        shift=np.stack([shift.real, shift.imag], -1),
+    )
 
 
 def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progress, config: ClipConfig) -> None:
@@ -126,6 +162,9 @@ def make_clips(clips: Sequence[Clip], out: Path, tracks: Path, progress: Progres
             points = track_clips([clip], tracks, _silent)[clip.name]
             _cut(clip, points, done, left, config)
         row = json.loads(done.read_text())
+        if row.get("steady", False) != config.steady:
+            raise ValueError(f"the clips in {out} are {'fixed' if config.steady else 'steady'} ones, not what was asked for: "
+                             "give another folder, or empty that one")
         if row["side"] != config.side:
             raise ValueError(
                 f"the clips in {out} are {row['side']} px wide, and {config.side} px were asked for: ask for as many, give "
@@ -145,12 +184,11 @@ def load_clips(out: Path, split: str) -> list[VideoClip]:
             pictures, points = _files(file, stretch["first"])
             found.append(VideoClip(
                 name=row["name"], split=split, person=row["person"], talks=row["talks"], recording=Path(row["recording"]),
-                first=stretch["first"], crop=Crop(corner=tuple(stretch["corner"]), width=stretch["width"], side=row["side"]),
-                pictures=np.load(pictures, mmap_mode="r"), points=np.load(points, mmap_mode="r"),
+                first=stretch["first"], pictures=np.load(pictures, mmap_mode="r"), points=np.load(points, mmap_mode="r"),
             ))
     if not found:
         raise ValueError(f"{out} holds no clips of the split {split!r}: make them first")
-    sides = {clip.crop.side for clip in found}
+    sides = {clip.side for clip in found}
     if len(sides) > 1:
         raise ValueError(f"the clips in {out} are {sorted(sides)} px wide: one size is needed, empty the folder")
     return found
@@ -190,27 +228,28 @@ def _cut(clip: Clip, points: Float[np.ndarray, "t 478 3"], done: Path, left: int
             runs.append(kept)
             left -= kept.stop - kept.start
     frames = list(islice(read_frames(clip.path, MOTION_RATE_HZ), max((run.stop for run in runs), default=1)))
-    save_stretches(done, {run.start: (frames[run], points[run]) for run in runs}, config.side, {
+    save_stretches(done, {run.start: (frames[run], points[run]) for run in runs}, config, {
         "name": clip.name, "person": clip.person, "talks": clip.talks, "recording": str(clip.path.absolute()),
     })
 
 
 def save_stretches(
-    done: Path, stretches: Mapping[int, tuple[Sequence[Frame], Float[np.ndarray, "t 478 3"]]], side: int, said: Mapping[str, Any]
+    done: Path, stretches: Mapping[int, tuple[Sequence[Frame], Float[np.ndarray, "t 478 3"]]], config: ClipConfig,
+    said: Mapping[str, Any],
 ) -> None:
     """Heads cut from frames with their landmarks, px, by the frame of the recording that each stretch begins with; then the
     file ``done``, which says so. ``said``: name, person, talks and recording, as in `VideoClip`."""
     rows = []
     for first, (frames, points) in stretches.items():
-        crop = head_crop(points, side)
-        pictures = np.stack([crop.pictures(frame) for frame in frames])
+        crop = (steady_crop if config.steady else head_crop)(points, config.side)
+        pictures = crop.pictures(frames)
         for file, values in zip(_files(done, first), (pictures, crop.points(points)), strict=True):
             partial = file.with_suffix(".part.npy")
             np.save(partial, values)
             partial.rename(file)
-        rows.append({"first": first, "frames": len(pictures), "corner": crop.corner, "width": crop.width})
+        rows.append({"first": first, "frames": len(pictures)})
     partial = done.with_suffix(".part")
-    partial.write_text(json.dumps({**said, "side": side, "stretches": rows}))
+    partial.write_text(json.dumps({**said, "side": config.side, "steady": config.steady, "stretches": rows}))
     partial.rename(done)
 
 
@@ -222,3 +261,28 @@ def _files(done: Path, first: int) -> tuple[Path, Path]:
 
 def _silent(_: str, __: int, ___: int) -> None:
     return None
+
+
+def _extent(boxes: Float[np.ndarray, "t 4"]) -> float:
+    """The larger side of the middle one."""
+    return float(np.median((boxes[:, 2:] - boxes[:, :2]).max(1)))
+
+
+def _steadying(points: Complex[np.ndarray, "t n"]) -> tuple[Complex[np.ndarray, " t"], Complex[np.ndarray, " t"]]:
+    """The least-squares similarity (turn, shift) of every frame's points to the middle of all of them so treated."""
+    own = points - points.mean(1, keepdims=True)
+    goal = _median(points)
+    for _ in range(2):
+        turn = (own.conj() * (goal - goal.mean())).sum(1) / (abs(own) ** 2).sum(1)
+        shift = goal.mean() - turn * points.mean(1)
+        goal = _median(turn[:, None] * points + shift[:, None])
+    return turn, shift
+
+
+def _median(points: Complex[np.ndarray, "t n"]) -> Complex[np.ndarray, " n"]:
+    return np.median(points.real, 0) + 1j * np.median(points.imag, 0)
+
+
+def _everywhere(values: Complex[np.ndarray, " n"], at: Int[np.ndarray, " n"], frames: int) -> Complex[np.ndarray, " t"]:
+    """What is known at some frames at all of them, without the tracker's tremor."""
+    return gaussian_filter1d(np.interp(np.arange(frames), at, values), _TREMOR, mode="nearest")

@@ -35,7 +35,9 @@ from vivavoce.speech.encoders import identity
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.data import Progress
 from vivavoce.train.video_clips import VideoClip
+from vivavoce.train.video_sight import measured_sight
 
+SMALLER = 4  # times: pictures in which what is seen of latents counts
 PER_PICTURE = 2  # speech features, as the levels of video take them
 
 
@@ -45,7 +47,7 @@ class CacheConfig:
     ``bodies``: look for bodies (a quarter of a minute for a minute of video); else skeletons are the joints of the head.
     ``seconds``: how long a stretch's motion is measured for its intensity. ``opening``: latents of a clip of which only
     the first picture is known, for bases that are told so; ``held``: that picture goes on in it, instead of grey, which is what
-    pretrained ones know."""
+    pretrained ones know. ``sight``: how many clips to measure on what is seen of latents (`video_sight`), none by default."""
 
     prompt: str = ""
     faces: int = 3
@@ -53,6 +55,7 @@ class CacheConfig:
     seconds: float = 2.0
     opening: int = 21
     held: bool = False
+    sight: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +120,13 @@ class VideoExample:
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What belongs to all clips of a cache. ``text``: states of the prompt, ``no_text``: of the empty one, where that is another.
-    ``silence``: the encoder's features of silence. ``stamp``: what all was made of."""
+    ``silence``: the encoder's features of silence. ``sight``: `video_sight.Sight`'s kernel, where it was measured.
+    ``stamp``: what all was made of."""
 
     text: Float[Tensor, "1 n k"]
     no_text: Float[Tensor, "1 n k"] | None
     silence: Float[Tensor, " w"]
+    sight: Float[Tensor, "v c e y x"] | None
     stamp: dict[str, Any]
 
 
@@ -133,7 +138,7 @@ def make_cache(
 
     ValueError where the folder was made of something else, or where clips and space differ in size or pace.
     """
-    side = clips[0].crop.side
+    side = clips[0].side
     if (space.height, space.width) != (side, side) or space.spec.fps != MOTION_RATE_HZ:
         raise ValueError(
             f"the clips are {side} px wide at {MOTION_RATE_HZ} pictures a second, but the space is for {space.width} x "
@@ -147,7 +152,7 @@ def make_cache(
         other = ", ".join(key for key in stamp if was.get(key) != stamp[key])
         raise ValueError(f"{out} was made with another {other}: give another folder, or remove it")
     if process == 0:
-        _common(out, encoder, base, config, stamp)
+        _common(out, clips, space, encoder, base, config, stamp, progress)
         if not file.exists():
             _written(file, lambda partial: partial.write_text(json.dumps(stamp)))
     images = ImageEncoder(base.path, device=space.vae.device) if base.image else None
@@ -190,7 +195,7 @@ def load_cache(out: Path, split: str) -> tuple[list[VideoExample], Common]:
         tensors = {name: kept.get_tensor(name) for name in kept.keys()}
     stamp = json.loads((out / "cache.json").read_text())
     return found, Common(
-        text=tensors["text"], no_text=tensors.get("no_text"), silence=tensors["silence"], stamp=stamp
+        text=tensors["text"], no_text=tensors.get("no_text"), silence=tensors["silence"], sight=tensors.get("sight"), stamp=stamp
     )
 
 
@@ -256,8 +261,11 @@ def _spreads(points: Float[np.ndarray, "T 478 3"], latents: int, space: VideoSpa
     return found
 
 
-def _common(out: Path, encoder: SpeechEncoder, base: Base, config: CacheConfig, stamp: dict[str, Any]) -> None:
-    """States of the prompt, or zeros where the base comes without a text encoder, and silence."""
+def _common(
+    out: Path, clips: Sequence[VideoClip], space: VideoSpace, encoder: SpeechEncoder, base: Base, config: CacheConfig,
+    stamp: dict[str, Any], progress: Progress,
+) -> None:
+    """States of the prompt, or zeros where the base comes without a text encoder, silence, and what is seen of latents."""
     file = out / "common.safetensors"
     if file.exists():
         return
@@ -272,6 +280,9 @@ def _common(out: Path, encoder: SpeechEncoder, base: Base, config: CacheConfig, 
         raise ValueError(f"{base.path} has no text encoder, so the prompt {config.prompt!r} says nothing to it: leave it out")
     else:
         tensors["text"] = torch.zeros(1, STATES if base.image else 1, base.text_width)
+    if config.sight:
+        spread = np.unique(np.linspace(0, len(clips) - 1, config.sight).round().astype(int))
+        tensors["sight"] = measured_sight(space, [clips[i] for i in spread], SMALLER, progress)
     _written(file, lambda partial: save_file(tensors, partial, {"stamp": json.dumps(stamp)}))
 
 

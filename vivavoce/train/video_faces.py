@@ -81,7 +81,7 @@ def exchange_faces(
             if reference is None:
                 continue
             made = _said_by(space, reference, points[run])
-            save_stretches(file, {run.start: made}, config.side, {
+            save_stretches(file, {run.start: made}, config, {
                 "name": f"{said.name}+{seen.name}", "person": seen.person, "talks": True, "recording": str(said.path.absolute()),
             })
         done += (run.stop - run.start) / MOTION_RATE_HZ

@@ -98,6 +98,8 @@ GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temp
 """How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
+_SIGHT = 0.8  # share of the loss
+_MEASURED = 24  # clips on which what is seen is measured
 _FADED = 25.0  # levels of 256
 _CLIP_LEVEL = 0.05  # share of the steps, whose windows cost as much as six near ones
 _WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near ones alone, lips are drawn all over them
@@ -125,7 +127,7 @@ class Study:
     times: int = 6
     latents: int = 17
     most: int = 2
-    clips: ClipConfig = field(default_factory=ClipConfig)
+    clips: ClipConfig = field(default_factory=lambda: ClipConfig(steady=True))
     exchange: Exchange = field(default_factory=lambda: Exchange(seconds=480))
 
     def __post_init__(self) -> None:
@@ -190,6 +192,7 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
         base=start, cache=plan.cache, out=plan.base, stages=(Stage(steps=plan.base_steps, aligned=True, lip_mask=False),),
         batch=plan.batch, parts={"levels": None, "identity": False, "joints": 0, "intensity": False}, train_base=True,
         base_rate=2e-3, generation=GENERATION, windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
+        residual=True, sight=_SIGHT,
     )
 
 
@@ -203,7 +206,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), batch=plan.batch, rank=32, lora_rate=5e-4, own_rate=2e-3,
         stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
         parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
-        windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION,
+        windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION, residual=True, sight=_SIGHT,
     )
 
 
@@ -233,7 +236,7 @@ def _prepared(
         space = _space(plan, start)
         plan.net.build(space.spec.event[0]).save_pretrained(start / "transformer")
     space = _space(plan, start)
-    config = CacheConfig(opening=plan.windows.latents, held=True)
+    config = CacheConfig(opening=plan.windows.latents, held=True, sight=_MEASURED)
     for split in ("train", "val"):
         more = exchanged if split == "train" else []
         make_cache([*clips[split], *more], plan.cache, space, encoder, Base.of(start), config, progress)

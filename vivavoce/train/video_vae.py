@@ -213,7 +213,7 @@ def draw_batch(sampler: ClipSampler, stage: Stage, recipe: VideoVAERecipe, rng: 
     for _ in range(stage.batch):
         clip, window = sampler.draw(rng)
         frames, points = varied(clip.pictures[window], clip.points[window], rng)
-        side = clip.crop.side
+        side = clip.side
         weight = np.stack([weights_of(p, side, recipe) for p in points])
         rows, columns = window_of(points, side, stage.side, recipe.mouths, rng)
         pictures.append(as_pictures(relit(frames[:, rows, columns], rng)))
@@ -295,7 +295,7 @@ def train_video_vae(
 ) -> Path:
     """Trains, or goes on; writes and returns the folder ``out/vae``, which `AutoencoderKLWan.from_pretrained` reads. ValueError,
     and nothing is touched, where the folder is another run's."""
-    learned = digest(f"{c.name} {c.person} {c.first} {len(c)} {c.crop.side}" for c in clips)
+    learned = digest(f"{c.name} {c.person} {c.first} {len(c)} {c.side}" for c in clips)
     claim(recipe.out, {**identity_of(recipe), "clips": learned}, FILES, TOLD)
     torch.manual_seed(recipe.seed)
     net = recipe.shape.build()

@@ -53,7 +53,7 @@ def reconstructed(vae: AutoencoderKLWan, pictures: UInt8[np.ndarray, "t s s 3"])
 def kept(clip: VideoClip, made: UInt8[np.ndarray, "t s s 3"]) -> Kept:
     """What ``made`` has of the first pictures of the clip, which it was made of."""
     recorded = np.array(clip.pictures[: len(made)])
-    boxes = [_square(points, clip.crop.side) for points in clip.points[: len(made)]]
+    boxes = [_square(points, clip.side) for points in clip.points[: len(made)]]
     mouths = [(a[rows, columns], b[rows, columns]) for a, b, (rows, columns) in zip(recorded, made, boxes, strict=True)]
     curves = [tracked_lips(pictures)[:, 0] for pictures in (made, recorded)]
     found = ~np.isnan(curves).any(0)
