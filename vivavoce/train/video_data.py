@@ -120,14 +120,14 @@ class VideoExample:
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What belongs to all clips of a cache. ``text``: states of the prompt, ``no_text``: of the empty one, where that is another.
-    ``silence``: the encoder's features of silence. ``sight``: `video_sight.Sight`'s kernel, where it was measured.
-    ``stamp``: what all was made of."""
+    ``silence``: the encoder's features of silence. ``stamp``: what all was made of. ``sight``: `video_sight.Sight`'s kernel,
+    where it was measured."""
 
     text: Float[Tensor, "1 n k"]
     no_text: Float[Tensor, "1 n k"] | None
     silence: Float[Tensor, " w"]
-    sight: Float[Tensor, "v c e y x"] | None
     stamp: dict[str, Any]
+    sight: Float[Tensor, "v c e y x"] | None = None
 
 
 def make_cache(
