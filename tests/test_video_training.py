@@ -294,6 +294,35 @@ def test_weights_by_sample_and_frame_are_those_of_each_alone() -> None:
     torch.testing.assert_close(whole, by_hand)
 
 
+def test_training_clips_are_heard_in_disguises(
+    recordings: Any, space: VideoSpace, sounds: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here another pace and half as loud: what is kept is at the pictures' pace."""
+
+    def slow(samples: torch.Tensor, others: Any, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+        assert len(others) == 2
+        return 0.5 * samples.repeat_interleave(2), 2.0
+
+    monkeypatch.setattr(video_data, "disguise", slow)
+    clips = [recordings[0][0], recordings[0][1], replace(recordings[0][2], split="val")]
+    make_cache(clips, tmp_path, space, Loudness(), BASE, replace(CONFIG, disguises=2), quiet)
+    (talks, mute), (other,) = (load_cache(tmp_path, split)[0] for split in ("train", "val"))
+    assert [e.disguises for e in (talks, mute, other)] == [2, 0, 0]
+    plain, changed = talks.disguised(0), talks.disguised(2)
+    assert torch.equal(plain, load_cache(cache, "train")[0][0].speech) and len(changed) == len(plain)
+    assert not torch.allclose(changed, plain, atol=1e-3)
+    assert torch.corrcoef(torch.stack([plain[:, 0], changed[:, 0]]))[0, 1] > 0.8, "the same moments"
+
+    windows = make_windows(cache)
+    windows.examples = [talks]
+    windows._groups = {opens: windows._people(5) for opens in (True, False)}
+    drawn = [windows._place(np.random.default_rng(i), True).disguise for i in range(400)]
+    shares = np.bincount(drawn) / 400
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.07)
+    places = [Place(number=0, start=1, stop=4, known=1, disguise=i) for i in (0, 2)]
+    assert not torch.equal(*(windows.heard(place, 8) for place in places))
+
+
 def test_what_is_seen_of_errors_counts_by_its_share(
     recordings: Any, space: VideoSpace, sounds: Any, cache: Path, tmp_path: Path
 ) -> None:

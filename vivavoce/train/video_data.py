@@ -34,6 +34,7 @@ from vivavoce.speech.encoder import SpeechEncoder, features
 from vivavoce.speech.encoders import identity
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.data import Progress
+from vivavoce.train.disguise import disguise
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_sight import measured_sight
 
@@ -47,7 +48,8 @@ class CacheConfig:
     ``bodies``: look for bodies (a quarter of a minute for a minute of video); else skeletons are the joints of the head.
     ``seconds``: how long a stretch's motion is measured for its intensity. ``opening``: latents of a clip of which only
     the first picture is known, for bases that are told so; ``held``: that picture goes on in it, instead of grey, which is what
-    pretrained ones know. ``sight``: how many clips to measure on what is seen of latents (`video_sight`), none by default."""
+    pretrained ones know. ``sight``: how many clips to measure on what is seen of latents (`video_sight`), none by default.
+    ``disguises``: how often the sound of each training clip is heard otherwise (`train.disguise`), besides as it is."""
 
     prompt: str = ""
     faces: int = 3
@@ -56,6 +58,7 @@ class CacheConfig:
     opening: int = 21
     held: bool = False
     sight: int = 0
+    disguises: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,7 @@ class VideoExample:
     latents: int
     talks: bool
     framing: float  # see `VideoClip.framing`
+    disguises: int = 0  # in which its sound is kept besides
 
     def window(self, name: str, span: slice) -> Tensor:
         """A stretch of what has a time axis: latents, lips, face, lips_ever, face_ever, known, spreads, skeleton or mouth."""
@@ -110,6 +114,10 @@ class VideoExample:
     def speech(self) -> Float[Tensor, "s w"]:
         """The encoder's features of the whole recording, PER_PICTURE for each picture. Only of one who talks."""
         return self.whole("speech")
+
+    def disguised(self, number: int) -> Float[Tensor, "s w"]:
+        """The same in one of its disguises, from 1 on; 0 is none."""
+        return self.whole(f"speech_{number}") if number else self.speech
 
     def spreads(self) -> list[Spread]:
         """How far face and body move about each latent, without those where it was not tracked."""
@@ -157,25 +165,26 @@ def make_cache(
             _written(file, lambda partial: partial.write_text(json.dumps(stamp)))
     images = ImageEncoder(base.path, device=space.vae.device) if base.image else None
     own = clips[process::processes]
-    heard: tuple[Path | None, Tensor] = (None, torch.zeros(0))
+    heard: tuple[Path | None, dict[str, Tensor]] = (None, {})
+    talking = sorted({clip.recording for clip in clips if clip.talks})
     for i, clip in enumerate(own):
         progress("encoding", i, len(own))
         file = out / f"{clip.split}__{clip.name}__{clip.first:05d}.safetensors"
         if file.exists():
             continue
         if clip.talks and heard[0] != clip.recording:
-            track = features(encoder, load_sound(clip.recording)).resample(PER_PICTURE * space.spec.fps)
-            heard = clip.recording, track.values[0]
+            copies = config.disguises if clip.split == "train" else 0
+            heard = clip.recording, _speech(clip.recording, talking, encoder, PER_PICTURE * space.spec.fps, copies)
         tensors = _tensors(clip, space, config)
         if clip.talks:
-            tensors["speech"] = heard[1]
+            tensors |= heard[1]
         if images is not None:
             tensors["image"] = images(clip.pictures[0])[0].half()
         if base.stills:
             tensors["opening"] = space.opening(clip.pictures[0], config.opening, held=config.held)[0].half()
         said = {
             "name": clip.name, "person": clip.person, "first": PER_PICTURE * clip.first, "talks": clip.talks,
-            "framing": round(clip.framing, 3),
+            "framing": round(clip.framing, 3), "disguises": len(heard[1]) - 1 if clip.talks else 0,
         }
         contents = {key: values.cpu().contiguous() for key, values in tensors.items()}
         _written(file, lambda partial, c=contents, s=said: save_file(c, partial, {"clip": json.dumps(s)}))
@@ -222,6 +231,20 @@ def measured_scale(examples: Sequence[VideoExample]) -> IntensityScale | None:
         return IntensityScale.measured(spreads)
     except ValueError:
         return None
+
+
+def _speech(
+    recording: Path, others: Sequence[Path], encoder: SpeechEncoder, rate_hz: float, disguises: int
+) -> dict[str, Tensor]:
+    """Features of a recording as it is and in disguises, at its own pace; some of the ``others`` talk in their background."""
+    samples = load_sound(recording)
+    found = {"speech": features(encoder, samples).resample(rate_hz).values[0]}
+    rng = np.random.default_rng(others.index(recording))
+    for number in range(1, disguises + 1):
+        behind = [load_sound(others[i]) for i in rng.integers(len(others), size=2)]
+        changed, stretch = disguise(samples, behind, rng)
+        found[f"speech_{number}"] = features(encoder, changed).resample(rate_hz / stretch).values[0]
+    return found
 
 
 def _tensors(clip: VideoClip, space: VideoSpace, config: CacheConfig) -> dict[str, Tensor]:

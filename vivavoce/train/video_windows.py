@@ -129,12 +129,14 @@ def closer(batch: Batch, squares: Sequence[tuple[slice, slice]]) -> Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A window of an example: latents ``start`` to ``stop``, the first ``known`` of which are."""
+    """A window of an example: latents ``start`` to ``stop``, the first ``known`` of which are. ``disguise``: of its sound, 0 for
+    none, which is drawn twice as often as each."""
 
     number: int
     start: int
     stop: int
     known: int
+    disguise: int = 0
 
 
 class Windows:
@@ -153,7 +155,7 @@ class Windows:
         assert scale is not None or not parts.intensity
         self.examples, self.common, self.config, self.spec, self.seed = examples, common, config, spec, seed
         self.parts, self.stills, self.scale, self.levels = parts, stills, scale, parts.levels
-        self._heard: dict[int, Tensor] = {}
+        self._heard: dict[tuple[int, int], Tensor] = {}
         self._silence = None if parts.levels is None else hear_silence(common.silence, parts.levels)
         self._groups = {opens: self._people(config.latents + (not opens)) for opens in (True, False)}
         if not self._groups[True]:
@@ -261,11 +263,12 @@ class Windows:
         """What the levels take for the window, silence where nobody talks."""
         assert self.levels is not None and self._silence is not None
         example, levels = self.examples[place.number], self.levels
-        if example.talks and place.number not in self._heard:
-            self._heard[place.number] = hear_all(example.speech, levels)
+        key = place.number, place.disguise
+        if example.talks and key not in self._heard:
+            self._heard[key] = hear_all(example.disguised(place.disguise), levels)
         at = example.first + PER_PICTURE * self.spec.pictures(place.start)
         span = range(at - levels.history, at + PER_PICTURE * (pictures - 1) + 1 + levels.lookahead)
-        return cut(self._heard.get(place.number), span, self._silence)
+        return cut(self._heard.get(key), span, self._silence)
 
     def _faces(self, places: Sequence[Place]) -> dict[str, Tensor]:
         """A still of each face, and where faces are. Which still is a matter of where the window is: the one furthest away, since
@@ -300,7 +303,8 @@ class Windows:
         room = self.examples[number].latents - self.config.latents
         start = int(rng.integers(1, room + 1)) if not opens else 0
         known = int(rng.integers(1, self.config.prefix + 1))
-        return Place(number=number, start=start, stop=start + self.config.latents, known=known)
+        disguise = int(rng.integers(-1, self.examples[number].disguises + 1)) if self.examples[number].disguises else 0
+        return Place(number=number, start=start, stop=start + self.config.latents, known=known, disguise=max(disguise, 0))
 
     def _people(self, least: int) -> tuple[dict[str, list[int]], np.ndarray] | None:
         """Clips with so many latents by person, and how often each person is drawn; None where there are none."""
