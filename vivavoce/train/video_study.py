@@ -100,6 +100,7 @@ INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
 _SIGHT = 0.8  # share of the loss
 _MEASURED = 24  # clips on which what is seen is measured
+_DISGUISES = 3  # of the sound of each training clip
 _FADED = 25.0  # levels of 256
 _CLIP_LEVEL = 0.05  # share of the steps, whose windows cost as much as six near ones
 _WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near ones alone, lips are drawn all over them
@@ -236,7 +237,7 @@ def _prepared(
         space = _space(plan, start)
         plan.net.build(space.spec.event[0]).save_pretrained(start / "transformer")
     space = _space(plan, start)
-    config = CacheConfig(opening=plan.windows.latents, held=True, sight=_MEASURED)
+    config = CacheConfig(opening=plan.windows.latents, held=True, sight=_MEASURED, disguises=_DISGUISES)
     for split in ("train", "val"):
         more = exchanged if split == "train" else []
         make_cache([*clips[split], *more], plan.cache, space, encoder, Base.of(start), config, progress)
