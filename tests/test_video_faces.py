@@ -72,9 +72,11 @@ def gaps(clip: VideoClip) -> np.ndarray:
     return (clip.points[:, INNER_LOWER, 1] - clip.points[:, INNER_UPPER, 1]).mean(1)
 
 
-def exchanged(said: Clip, faces: list[VideoClip], space: MotionSpace, seconds: float = 1.0) -> list[VideoClip]:
+def exchanged(
+    said: Clip, faces: list[VideoClip], space: MotionSpace, seconds: float = 1.0, config: ClipConfig = CONFIG
+) -> list[VideoClip]:
     out = said.path.parent
-    return exchange_faces([said], faces, out / "faces", out / "tracks", space, quiet, CONFIG, Exchange(seconds=seconds))
+    return exchange_faces([said], faces, out / "faces", out / "tracks", space, quiet, config, Exchange(seconds=seconds))
 
 
 def test_who_is_seen_says_what_another_said(said: Clip, face: VideoClip, space: MotionSpace) -> None:
@@ -103,6 +105,8 @@ def test_what_is_there_stays(said: Clip, face: VideoClip, space: MotionSpace) ->
     for seconds in (0.0, 2.0):
         with pytest.raises(ValueError, match=r"holds a faces\.json that is not of this run"):
             exchanged(said, [face], space, seconds)
+    with pytest.raises(ValueError, match=r"holds a faces\.json that is not of this run"):
+        exchanged(said, [face], space, config=replace(CONFIG, steady=True))
 
 
 def test_nobody_says_what_he_said_himself(said: Clip, face: VideoClip, space: MotionSpace) -> None:

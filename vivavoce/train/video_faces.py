@@ -57,7 +57,8 @@ def exchange_faces(
     if not (exchange.seconds and talking) and not (out / TOLD).exists():
         return []
     claim(out, {
-        "exchange": asdict(exchange), "recordings": digest(clip.name for clip in talking), "faces": digest(c.name for c in faces),
+        "exchange": asdict(exchange), "steady": config.steady, "recordings": digest(clip.name for clip in talking),
+        "faces": digest(c.name for c in faces),
     }, (TOLD,), TOLD)
     rng = np.random.default_rng(exchange.seed)
     turns = _turns(faces, rng)
