@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     clips = [replace(clip, split="val" if i > 2 else "train") for i, clip in enumerate(clips)]
     monkeypatch.setattr(video_study, "make_clips", quiet)
     monkeypatch.setattr(video_study, "exchange_faces", lambda *_: [replace(clips[0], name="clip0+clip2", person="person2")])
+    monkeypatch.setattr(video_study, "taught_clips", lambda *_: [])
     monkeypatch.setattr(video_study, "load_clips", lambda _, split: [clip for clip in clips if clip.split == split])
     for place in (video_data, video_study):
         monkeypatch.setattr(place, "load_sound", lambda path: sounds[path])
@@ -61,8 +63,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def run(plan: Study) -> Sequence[Pair]:
     """What was given to the judge."""
-    nobody: Any = None
-    found: Any = study(plan, [], nobody, Loudness(), make_accelerator("no"), quiet, quiet)
+    animator: Any = SimpleNamespace(space=None, encoder=Loudness())
+    found: Any = study(plan, [], {}, animator, make_accelerator("no"), quiet, quiet)
     assert found.heard.keys() == set(TINY)
     return found.judged
 

@@ -131,6 +131,8 @@ class BenchVideoParts(SplitRecordings):
     """Updates of the ways that post-train."""
     exchanged: Annotated[float, arg(metavar="MINUTES")] = 8.0
     """Of training video in which people say what others said, made by the motion engine's renderer."""
+    taught: Annotated[float, arg(metavar="MINUTES")] = 25.0
+    """Of training video in which the motion engine has people say what they never said, from the data's speech/ too."""
     seeds: Annotated[int, arg(metavar="N")] = 1
     """Runs of each way."""
     ways: Annotated[tuple[str, ...], arg(metavar="WAY", help_behavior_hint="(default: all)")] = ()

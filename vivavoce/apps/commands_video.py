@@ -17,7 +17,7 @@ from vivavoce.animate import Animator, Controls
 from vivavoce.animate_video import DEFAULT_LONGEST, VideoAnimator, adapter_side, adapter_windows, size_of
 from vivavoce.apps import interrupt
 from vivavoce.apps.cli_video import TINY, Wan
-from vivavoce.apps.parts import parts, shipped
+from vivavoce.apps.parts import shipped
 from vivavoce.apps.progress import Bar, Lines, reporter
 from vivavoce.components import module
 from vivavoce.latent.space import Frame
@@ -88,12 +88,14 @@ def bench_video(options: cli_bench.BenchVideo) -> None:
 
 def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     """The study of the video engine's parts, which goes on where an earlier one in the same folder stopped."""
+    from vivavoce.animate import Animator
     from vivavoce.apps import bench_video_parts as told
-    from vivavoce.latent.motion_space import MotionSpace
     from vivavoce.train.data import read_manifest
+    from vivavoce.train.recorded import speech_without_pictures
     from vivavoce.train.video_faces import Exchange
     from vivavoce.train.video_loop import make_accelerator
     from vivavoce.train.video_study import WAYS, Study, study
+    from vivavoce.train.video_teacher import Teaching
 
     recordings = [clip for split in ("train", "val") for clip in read_manifest(options.data, split)]
     if options.vae is not None:
@@ -101,13 +103,13 @@ def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     plan = Study(
         out=options.output, vae=options.vae, base_steps=options.base_steps, steps=options.steps, post_steps=options.post_steps,
         seeds=options.seeds, ways=options.ways or tuple(WAYS), exchange=Exchange(seconds=60 * options.exchanged),
+        teaching=Teaching(seconds=60 * options.taught),
     )
-    _, encoder = parts(options.output)
-    faces = MotionSpace.load(shipped() / "face.safetensors", shipped() / "renderer.safetensors")
+    sounds = speech_without_pictures(options.data)
     torch.set_num_threads(1)
     accelerator = make_accelerator("bf16" if torch.cpu._is_avx512_bf16_supported() else "no")
     with reporter() as report:
-        found = study(plan, recordings, faces, encoder, accelerator, report, report.say)
+        found = study(plan, recordings, sounds, Animator.load(), accelerator, report, report.say)
     text = f"{told.table(found)}\n{told.intensities(found.judged)}"
     print(text, end="")
     file = options.output / "video-parts.md"

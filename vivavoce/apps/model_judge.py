@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
-import io
 import ipaddress
 import json
 import os
 import threading
 import time
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -158,7 +156,7 @@ def request(model: str, frames: Sequence[Frame], sound: Audio) -> dict[str, Any]
     chosen = frames[::EVERY]
     told = f"{len(chosen)} frames, {EVERY / MOTION_RATE_HZ:g} s apart, and {len(frames) / MOTION_RATE_HZ:g} s of sound."
     pictures = [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_base64(_jpeg(f))}"}} for f in chosen]
-    heard = {"type": "input_audio", "input_audio": {"data": _base64(_wav(sound)), "format": "wav"}}
+    heard = {"type": "input_audio", "input_audio": {"data": _base64(sound.to_wav()), "format": "wav"}}
     return {
         "model": model, "temperature": 0,
         "messages": [
@@ -240,16 +238,6 @@ def side_by_side(ask: Callable[[T], S], items: Sequence[T]) -> list[S]:
 
 def _jpeg(frame: Frame) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _wav(sound: Audio) -> bytes:
-    written = io.BytesIO()
-    with wave.open(written, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sound.rate)
-        file.writeframes((sound.mono().samples[0].clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
-    return written.getvalue()
 
 
 def _base64(data: bytes) -> str:

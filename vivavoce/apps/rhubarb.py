@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivavoce.media.audio import Audio
 from vivavoce.media.files import temporary_name
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.sound import load_sound
@@ -55,11 +54,7 @@ def cues_of(
 def _listen(program: Path, sound: Float[Tensor, " s"]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         spoken, answer = Path(folder) / "speech.wav", Path(folder) / "cues.json"
-        with wave.open(str(spoken), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE_HZ)
-            file.writeframes((sound.clamp(-1, 1) * (2**15 - 1)).to(torch.int16).numpy().tobytes())
+        spoken.write_bytes(Audio(samples=sound[None], rate=SAMPLE_RATE_HZ).to_wav())
         try:
             subprocess.run(
                 [str(program), "-f", "json", "-o", str(answer), str(spoken)], check=True, capture_output=True, text=True,

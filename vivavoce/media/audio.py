@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,16 @@ class Audio:
     def to_pcm16(self) -> Int16[np.ndarray, " t"]:
         """The mean of the channels as little-endian signed 16-bit samples; what is louder than full scale is clipped."""
         return np.clip(np.round(self.mono().samples[0].numpy() * _PCM16), -_PCM16, _PCM16 - 1).astype("<i2")
+
+    def to_wav(self) -> bytes:
+        """`to_pcm16` as a WAV file."""
+        written = io.BytesIO()
+        with wave.open(written, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(self.rate)
+            file.writeframes(self.to_pcm16().tobytes())
+        return written.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,6 +182,15 @@ def _speech(recordings: Path) -> list[dict[str, str]]:
     return _rows(index) if index.is_file() else []
 
 
+def speech_without_pictures(recordings: Path) -> dict[str, list[Path]]:
+    """The recordings of the folder's ``speech/INDEX.csv`` by speaker; none where there is none."""
+    speakers: dict[str, list[Path]] = {}
+    for row in _speech(recordings):
+        path = recordings / "speech" / row["file"]
+        speakers.setdefault(speaker_of(path.stem), []).append(path)
+    return speakers
+
+
 def speaker_of(stem: str) -> str:
     """The speaker of a recording without pictures: its file's name without the number of the recording."""
     head, _, tail = stem.rpartition("-")

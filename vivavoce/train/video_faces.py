@@ -7,24 +7,25 @@ who is seen. Lips, head and sound are as they were recorded; the pictures are wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from vivavoce.latent.motion import MOTION_RATE_HZ
+from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
 from vivavoce.latent.motion_space import MotionSpace, Reference
 from vivavoce.latent.retarget import motion_of, rest_of_clip
 from vivavoce.latent.space import Frame
 from vivavoce.latent.stretches import stretches
-from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import read_frames
 from vivavoce.train.data import Clip, Progress, track_clips
 from vivavoce.train.loop import claim, digest
+from vivavoce.train.takes import bridged, portrait_frame
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, save_stretches
 
 TOLD = "faces.json"  # what a folder says of whose faces say what
@@ -61,7 +62,7 @@ def exchange_faces(
         "faces": digest(c.name for c in faces),
     }, (TOLD,), TOLD)
     rng = np.random.default_rng(exchange.seed)
-    turns = _turns(faces, rng)
+    turns = turns_of(by_person(faces), rng)
     done, wanted = 0.0, exchange.seconds
     for number in rng.permutation(len(talking)):
         progress("exchanging faces", min(int(done), int(wanted)), int(wanted))
@@ -78,11 +79,11 @@ def exchange_faces(
         run = slice(int(run.start), int(min(run.stop, run.start + round(exchange.longest * MOTION_RATE_HZ))))
         file = out / f"{said.split}__{said.name}+{seen.name}.json"
         if not file.exists():
-            reference = _reference(space, seen, mirrored)
+            reference = still_of(space, seen, mirrored)
             if reference is None:
                 continue
-            made = _said_by(space, reference, points[run])
-            save_stretches(file, {run.start: made}, config, {
+            motion = motion_of(points[run], rest_of_clip(points[run], space.model), space.model)
+            save_stretches(file, {run.start: painted(space, reference, motion)}, config, {
                 "name": f"{said.name}+{seen.name}", "person": seen.person, "talks": True, "recording": str(said.path.absolute()),
             })
         done += (run.stop - run.start) / MOTION_RATE_HZ
@@ -92,11 +93,16 @@ def exchange_faces(
     return load_clips(out, talking[0].split)
 
 
-def _turns(faces: Sequence[VideoClip], rng: np.random.Generator) -> Iterator[VideoClip]:
-    """Everybody's picture once, in random order, then again, of another of their clips."""
+def by_person(faces: Sequence[VideoClip]) -> dict[str, list[VideoClip]]:
+    """Everybody's clips."""
     people: dict[str, list[VideoClip]] = {}
     for clip in faces:
         people.setdefault(clip.person, []).append(clip)
+    return people
+
+
+def turns_of(people: Mapping[str, Sequence[Any]], rng: np.random.Generator) -> Iterator[Any]:
+    """One of everybody's, in random order, then again, another of theirs."""
     names = sorted(people)
     turn = 0
     while True:
@@ -106,23 +112,23 @@ def _turns(faces: Sequence[VideoClip], rng: np.random.Generator) -> Iterator[Vid
         turn += 1
 
 
-def _reference(space: MotionSpace, clip: VideoClip, mirrored: bool) -> Reference | None:
-    """The picture of a clip with the most closed lips, which is the easiest to make speak; None where it will not do."""
-    gap = clip.points[:, INNER_LOWER, 1] - clip.points[:, INNER_UPPER, 1]
-    place = clip.first + int(np.nanargmin(gap.mean(1)))
+def still_of(space: MotionSpace, clip: VideoClip, mirrored: bool, size: int | None = None) -> Reference | None:
+    """The picture of a clip that is best made to speak, see `portrait_frame`; None where it will not do. ``size``: px of a crop
+    to head and shoulders; None: the whole picture as it is."""
+    points = bridged(np.asarray(clip.points, np.float64))
+    place = clip.first + portrait_frame(points, np.asarray(clip.pictures).mean((1, 2, 3)))
     frame = next(islice(read_frames(clip.recording, MOTION_RATE_HZ), place, None))
     image = np.ascontiguousarray(frame[:, ::-1] if mirrored else frame)
     try:
-        return space.reference(Portrait(image=image, name=clip.name))
+        return space.reference(Portrait(image=image, name=clip.name), size=size, crop=size is not None)
     except ValueError:  # no face, or a small, turned or covered one
         return None
 
 
-def _said_by(
-    space: MotionSpace, reference: Reference, points: Float[np.ndarray, "t 478 3"]
+def painted(
+    space: MotionSpace, reference: Reference, motion: Motion
 ) -> tuple[list[Frame], Float[np.ndarray, "t 478 3"]]:
-    """The picture moving as recorded landmarks do, and its own landmarks then, px."""
-    motion = motion_of(points, rest_of_clip(points, space.model), space.model)
+    """The picture under a motion, and its own landmarks then, px."""
     landmarks, painter = space.landmarks(motion, reference), space.painter(reference)
     frames = [
         frame for i in range(0, len(landmarks), painter.batch) for frame in painter.paint(landmarks[i : i + painter.batch])

@@ -21,19 +21,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vivavoce.animate import Animator
 from vivavoce.components import module
 from vivavoce.judge.evaluation import Options, evaluate
 from vivavoce.judge.pairs import Pair
 from vivavoce.judge.results import Evaluation
 from vivavoce.latent.motion import MOTION_RATE_HZ
-from vivavoce.latent.motion_space import MotionSpace
 from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.space import Frame
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.media.audio import Audio
 from vivavoce.media.video import VideoWriter
 from vivavoce.nets.redistribute import PICTURES
-from vivavoce.speech.encoder import SAMPLE_RATE_HZ, SpeechEncoder
+from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.ablation import LOCAL, group_of
 from vivavoce.train.data import Clip, Progress
@@ -44,6 +44,7 @@ from vivavoce.train.video_faces import Exchange, exchange_faces
 from vivavoce.train.video_hearing import Hearing, hearing, whole_windows
 from vivavoce.train.video_post import VideoPostRecipe, post_train_video
 from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, rolled, scene_of, video_rollouts
+from vivavoce.train.video_teacher import Teaching, taught_clips
 from vivavoce.train.video_vae import VideoVAERecipe, train_video_vae
 from vivavoce.train.video_windows import WindowConfig
 from vivavoce.video_scene import VideoWindows
@@ -111,8 +112,8 @@ class Study:
     """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
     None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
     ``close``, ``times``: see `Stage`, of the frame-level one before the last. ``latents``: of the videos that are judged;
-    ``most``: clips of each person in ``val`` at most. ``exchange``: the exchanged faces (`video_faces`) that are learned from
-    beside the recordings."""
+    ``most``: clips of each person in ``val`` at most. ``exchange``, ``teaching``: exchanged faces (`video_faces`) and what the
+    motion engine has faces say (`video_teacher`), which are learned from beside the recordings."""
 
     out: Path
     vae: Path | None = None
@@ -130,6 +131,7 @@ class Study:
     most: int = 2
     clips: ClipConfig = field(default_factory=lambda: ClipConfig(steady=True))
     exchange: Exchange = field(default_factory=lambda: Exchange(seconds=480))
+    teaching: Teaching = field(default_factory=lambda: Teaching(seconds=1500))
 
     def __post_init__(self) -> None:
         for name in ("base_steps", "steps", "post_steps", "seeds", "batch", "most"):
@@ -168,12 +170,12 @@ class Findings:
 
 
 def study(
-    plan: Study, recordings: Sequence[Clip], faces: MotionSpace, encoder: SpeechEncoder, accelerator: Any, progress: Progress,
-    report: Callable[[str], None],
+    plan: Study, recordings: Sequence[Clip], sounds: Mapping[str, Sequence[Path]], animator: Animator, accelerator: Any,
+    progress: Progress, report: Callable[[str], None],
 ) -> Findings:
-    """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``faces``: what exchanges them;
-    ``accelerator``: of one process."""
-    start = _prepared(plan, recordings, faces, encoder, progress, report)
+    """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``sounds``: by speaker, more speech
+    for the motion engine, ``animator``, to teach with; ``accelerator``: of one process."""
+    start = _prepared(plan, recordings, sounds, animator, progress, report)
     if not (plan.base / "adapter.safetensors").exists():
         report("the base learns how heads move")
         train_video(base_recipe(plan, start), accelerator, progress, report)
@@ -221,7 +223,7 @@ def post_recipe(plan: Study, name: str, seed: int) -> VideoPostRecipe:
 
 
 def _prepared(
-    plan: Study, recordings: Sequence[Clip], faces: MotionSpace, encoder: SpeechEncoder, progress: Progress,
+    plan: Study, recordings: Sequence[Clip], sounds: Mapping[str, Sequence[Path]], animator: Animator, progress: Progress,
     report: Callable[[str], None],
 ) -> Path:
     """Clips, autoencoder, latents; the folder of a base that knows nothing."""
@@ -229,7 +231,12 @@ def _prepared(
     make_clips(recordings, folder, tracks, progress, plan.clips)
     clips = {split: load_clips(folder, split) for split in ("train", "val")}
     said = [clip for clip in recordings if clip.split == "train"]
-    exchanged = exchange_faces(said, clips["train"], plan.out / "faces", tracks, faces, progress, plan.clips, plan.exchange)
+    speech = {speaker: list(paths) for speaker, paths in sounds.items()}
+    made = exchange_faces(said, clips["train"], plan.out / "faces", tracks, animator.space, progress, plan.clips, plan.exchange)
+    for clip in said:
+        if clip.talks:
+            speech.setdefault(clip.person, []).append(clip.path)
+    made += taught_clips(speech, clips["train"], plan.out / "lessons", animator, progress, plan.clips, plan.teaching)
     if not (start / "transformer" / "config.json").exists():
         vae = plan.vae or train_video_vae(VideoVAERecipe(out=plan.out / "autoencoder"), clips["train"], progress, report)
         shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
@@ -239,8 +246,8 @@ def _prepared(
     space = _space(plan, start)
     config = CacheConfig(opening=plan.windows.latents, held=True, sight=_MEASURED, disguises=_DISGUISES)
     for split in ("train", "val"):
-        more = exchanged if split == "train" else []
-        make_cache([*clips[split], *more], plan.cache, space, encoder, Base.of(start), config, progress)
+        more = made if split == "train" else []
+        make_cache([*clips[split], *more], plan.cache, space, animator.encoder, Base.of(start), config, progress)
     return start
 
 

@@ -25,6 +25,7 @@ from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, mouths,
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
 _AROUND = 1 / 3  # of a close window's side: how far from its middle the lips may be
+_ELSEWHERE = 0.25  # share of close windows that are anywhere: rotary positions are relative, and lips alone would be all it draws
 DROPOUT = {"text": 0.1, "speech": 0.1, "reference": 0.05, "identity": 0.1, "skeleton": 0.5, "intensity": 0.2}
 
 
@@ -164,7 +165,7 @@ class Windows:
 
     def draw(self, step: int, places: range, *, lip_mask: bool, close: int | None = None) -> Batch:
         """The samples of one step that have these places in its batch. All windows of a step are of one kind. ``close``: so many
-        latents around the lips are all that is seen, which leaves time for more windows."""
+        latents, mostly around the lips, are all that is seen, which leaves time for more windows."""
         config = self.config
         opens = np.random.default_rng((self.seed, step)).random() < config.opening or not self._groups[False]
         found, noises, times, draws, keeps = [], [], [], [], []
@@ -202,15 +203,15 @@ class Windows:
         ])
 
     def _square(self, place: Place, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
-        """Rows and columns of latents around a window's lips, moved a little; anywhere where they were not tracked. It begins at
-        even ones, where patches do."""
+        """Rows and columns of latents around a window's lips, moved a little; of some windows, and where lips were not tracked,
+        anywhere. It begins at even ones, where patches do."""
         size = self.spec.event[1:]
         if side > min(size):
             raise ValueError(f"{side} latents around the lips were asked for, pictures have {size[0]} x {size[1]}: ask for fewer")
         lips = self.examples[place.number].window("lips_ever", slice(place.start, place.stop)).amax(0)
-        found = []
+        elsewhere, found = rng.random() < _ELSEWHERE, []
         for cells, most in zip((lips.amax(1), lips.amax(0)), size, strict=True):
-            there = cells.nonzero()
+            there = cells[:0] if elsewhere else cells.nonzero()
             middle = there.float().mean().item() + 0.5 if len(there) else rng.uniform(0, most)
             first = round((middle + rng.uniform(-_AROUND, _AROUND) * side - side / 2) / 2)
             found.append(2 * int(np.clip(first, 0, (most - side) // 2)))
