@@ -15,7 +15,7 @@ from vivavoce.flow.guide import guided, mask_guided, pinned, with_prefix
 from vivavoce.nets.inject import TokenAttention
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.redistribute import latent_frames, own_pictures, redistributed
-from vivavoce.nets.video import POLICY, REFERENCE, VideoTransformer
+from vivavoce.nets.video import POLICY, REFERENCE, RESIDUAL, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
 from vivavoce.nets.video_parts import PartsConfig, TokenMasks
 
@@ -44,11 +44,11 @@ def speech(batch: int = 2, seed: int = 1, pictures: int = PICTURES) -> torch.Ten
 
 
 def make(
-    folder: Path, *, fresh: bool = False, rank: int = 0, dtype: torch.dtype = torch.float32, residual: bool = False, **parts: Any
+    folder: Path, *, fresh: bool = False, rank: int = 0, dtype: torch.dtype = torch.float32, **parts: Any
 ) -> VideoTransformer:
     """A network over the checkpoint; not fresh: with outputs that are not zero any more."""
     torch.manual_seed(1)
-    config = VideoTransformer.Config(parts=replace(PARTS, **parts), rank=rank, residual=residual)
+    config = VideoTransformer.Config(parts=replace(PARTS, **parts), rank=rank)
     net = VideoTransformer(load_tiny_wan(folder, dtype), config).eval()
     return net if fresh else awake(net)
 
@@ -134,9 +134,17 @@ def test_times_differ_by_frame_or_not_as_the_base_knows_them(folders: dict[str, 
         net(noisy(net), torch.tensor([[1.0, 0.2, 0.2]] * 2), condition)
 
 
-def test_a_residual_base_begins_from_noise_and_ends_with_what_differs(folders: dict[str, Path]) -> None:
+def residual(folder: Path, out: Path) -> Path:
+    """The same base, saved by diffusers as one that draws what differs from what is known."""
+    base = load_tiny_wan(folder)
+    base.register_to_config(**{RESIDUAL: True})
+    base.save_pretrained(out)
+    return out
+
+
+def test_a_residual_base_begins_from_noise_and_ends_with_what_differs(folders: dict[str, Path], tmp_path: Path) -> None:
     """On the way from noise to what is known, the base sees nothing but the noise, and what is known is added to its answer."""
-    net = make(folders["i2v"], fresh=True, residual=True)
+    net = make(residual(folders["i2v"], tmp_path / "i2v"), fresh=True)
     condition = net.listen(**given(net))
     assert condition.still is not None
     known, noise = condition.still[:, :, 4:], noisy(net)
@@ -146,7 +154,7 @@ def test_a_residual_base_begins_from_noise_and_ends_with_what_differs(folders: d
         inside = by_the_base(plain, (1 - time) * noise, at(time), condition)
         torch.testing.assert_close(net(point, at(time), condition), known + inside, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="not told by channels what is known: nothing can be residual to it"):
-        make(folders["ti2v"], fresh=True, residual=True)
+        make(residual(folders["ti2v"], tmp_path / "ti2v"), fresh=True)
 
 
 def test_a_prefix_is_clean_frames_and_its_noise_plays_no_part(folders: dict[str, Path]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 POLICY, REFERENCE = "policy", "reference"  # the adapter that learns, and the one that it is held against
+RESIDUAL = "residual_to_known"  # in a base's configuration, beside diffusers' own
 WAN_STEPS = 1000.0  # Wan's timestep at pure noise
 IMAGE_TEXT = 512  # states of text that bases with image states insist on
 
@@ -49,13 +50,11 @@ class VideoTransformer(nn.Module):
     class Config:
         """``rank``: of LoRA on the attentions and feed-forward layers of all blocks, 0 for none. ``checkpointing``: blocks and
         injections are computed again in the backward pass instead of remembered, as `base.enable_gradient_checkpointing()` asks
-        for too. ``residual``: the base sees and predicts how latents differ from the known ones in `still_channels`, so that what
-        it has not learned to draw is as it was known. For bases of our own, and such as are told what is known by channels."""
+        for too."""
 
         parts: PartsConfig
         rank: int = 0
         checkpointing: bool = False
-        residual: bool = False
 
     def __init__(self, base: WanTransformer3DModel, config: Config):
         """ValueError for a base that carries an adapter already, or that is of no kind that is known here."""
@@ -69,7 +68,7 @@ class VideoTransformer(nn.Module):
             )
         if any(".lora_" in name for name, _ in base.named_parameters()):
             raise ValueError("the base carries a LoRA adapter already: load it afresh")
-        if config.residual and shape["in_channels"] == shape["out_channels"]:
+        if shape.get(RESIDUAL) and shape["in_channels"] == shape["out_channels"]:
             raise ValueError("this base is not told by channels what is known: nothing can be residual to it")
         self.config, self.base, self.active = config, base.requires_grad_(False), POLICY
         self.metadata: dict[str, str] = {}
@@ -150,7 +149,7 @@ class VideoTransformer(nn.Module):
         if self.stills:
             assert bool((time == time[:, :1]).all()), "this base has one flow time per clip: known frames go into still_channels"
             timestep = timestep[:, :1]
-        if not self.config.residual:
+        if not self.base.config.get(RESIDUAL):
             return -self._walk(point, timestep, condition).to(point.dtype)
         assert condition.still is not None
         known = condition.still[:, :, -point.shape[2] :].to(point)

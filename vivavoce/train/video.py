@@ -74,9 +74,8 @@ class VideoRecipe:
     ``base``: a pipeline's folder or hub name; ``cache``: folder of `video_data.make_cache`; ``out``: checkpoint, log and weights.
     ``stages``: FantasyTalking's two (arXiv 2504.04842, 3.2). ``batch``: windows per process; times ``accumulate`` per update.
     ``lora_rate``, ``own_rate``, ``base_rate``: learning rates of LoRA, of our own parts, and of the base where it learns.
-    ``rank``: of LoRA. ``residual``: see `VideoTransformer.Config`. ``parts``, ``levels``: what differs from the configurations'
-    defaults. ``train_base``: all of the base learns, for one that is not pretrained; then there is no LoRA, and the base is saved
-    beside the adapter.
+    ``rank``: of LoRA. ``parts``, ``levels``: what differs from the configurations' defaults. ``train_base``: all of the base
+    learns, for one that is not pretrained; then there is no LoRA, and the base is saved beside the adapter.
     ``generation``: how its videos are best made, as the adapter says then: fields of `VideoWindows`.
     ``sight``: share of the loss that is the error of what is seen (`video_sight`), for caches that know it; else none.
     ``precision``: None for what `accelerate launch` says; ``checkpointing``: of gradients. ``ema``: memory of the moving average
@@ -93,7 +92,6 @@ class VideoRecipe:
     own_rate: float = 1e-4
     base_rate: float = 1e-3
     rank: int = 64
-    residual: bool = False
     warmup: int = 50
     weight_decay: float = 0.01
     parts: Mapping[str, Any] = field(default_factory=dict)
@@ -253,7 +251,6 @@ def new_network(recipe: VideoRecipe, common: Common, scale: IntensityScale | Non
         raise ValueError(f"{recipe.cache} has too few tracked faces to tell how strongly they move: leave intensity out")
     net = VideoTransformer(base, VideoTransformer.Config(
         parts=PartsConfig(**parts), rank=0 if recipe.train_base else recipe.rank, checkpointing=recipe.checkpointing,
-        residual=recipe.residual,
     ))
     if recipe.train_base:
         net.base.requires_grad_(True)

@@ -33,6 +33,7 @@ from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.media.audio import Audio
 from vivavoce.media.video import VideoWriter
 from vivavoce.nets.redistribute import PICTURES
+from vivavoce.nets.video import RESIDUAL
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.ablation import LOCAL, group_of
@@ -63,12 +64,15 @@ class NetShape:
     feed_forward: int = 1024
 
     def build(self, channels: int) -> Any:
-        """With random weights, for latents of so many channels: as many go in noisy, as many known, and a mask of pictures."""
-        return module("diffusers").WanTransformer3DModel(
+        """With random weights, for latents of so many channels: as many go in noisy, as many known, and a mask of pictures. What
+        it draws differs from the known ones."""
+        net = module("diffusers").WanTransformer3DModel(
             patch_size=(1, 2, 2), num_attention_heads=self.heads, attention_head_dim=self.head_width,
             in_channels=2 * channels + PICTURES, out_channels=channels, text_dim=TEXT_WIDTH, freq_dim=64,
             ffn_dim=self.feed_forward, num_layers=self.layers, rope_max_seq_len=128,
         )
+        net.register_to_config(**{RESIDUAL: True})
+        return net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +199,7 @@ def base_recipe(plan: Study, start: Path) -> VideoRecipe:
         base=start, cache=plan.cache, out=plan.base, stages=(Stage(steps=plan.base_steps, aligned=True, lip_mask=False),),
         batch=plan.batch, parts={"levels": None, "identity": False, "joints": 0, "intensity": False}, train_base=True,
         base_rate=2e-3, generation=GENERATION, windows=replace(plan.windows, weights=RegionWeights(lips=10, face=3)), ema=0.995,
-        residual=True, sight=_SIGHT,
+        sight=_SIGHT,
     )
 
 
@@ -209,7 +213,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), batch=plan.batch, rank=32, lora_rate=5e-4, own_rate=2e-3,
         stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
         parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
-        windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION, residual=True, sight=_SIGHT,
+        windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION, sight=_SIGHT,
     )
 
 
