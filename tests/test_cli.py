@@ -135,6 +135,7 @@ BAD = {
     "no recordings to train a renderer on": ("train renderer . -o run", r"no MANIFEST\.csv"),
     "no recordings to train a video network on": ("train video . -o run --base x", r"no MANIFEST\.csv"),
     "no batch to train a video network with": ("train video . -o run --base x --batch 0", "--batch is 0"),
+    "fewer than no updates of the ears": ("train video . -o run --base x --ears=-1", "--ears is -1"),
     "fewer steps than stages": ("train video . -o run --base x --steps 1", "--steps is 1"),
     "a negative seed to train with": ("train motion . -o run --seed=-1", "--seed is -1"),
     "a negative seed to post-train with": ("train post . -o run --seed=-1", "--seed is -1"),

@@ -56,7 +56,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     vae = save_vae(tmp_path / "given", **VAE_2_1 | {"z_dim": 4}) / "vae"
     return Study(
         out=tmp_path / "study", vae=vae, net=NetShape(layers=2, heads=2, head_width=12, feed_forward=24), base_steps=2, steps=5,
-        post_steps=2, ways=TINY, batch=2, windows=WindowConfig(latents=4, prefix=2), close=2, times=2, latents=5,
+        post_steps=2, ways=TINY, batch=2, windows=WindowConfig(latents=4, prefix=2), close=2, times=2, latents=5, ears=2,
         clips=ClipConfig(side=SIDE),
     )
 

@@ -29,7 +29,7 @@ from vivavoce.latent.regions import RegionWeights
 from vivavoce.latent.stills import known_pictures, known_then
 from vivavoce.latent.video import VideoSpace
 from vivavoce.nets.hearing import hear_all
-from vivavoce.nets.levels import LevelsConfig
+from vivavoce.nets.levels import LevelsConfig, SpeechLevels
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_condition import still_channels
 from vivavoce.nets.video_parts import PartsConfig
@@ -49,6 +49,7 @@ from vivavoce.train.video import (
 )
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale, mouths
+from vivavoce.train.video_ears import teach_ears
 from vivavoce.train.video_hearing import hearing, whole_windows
 from vivavoce.train.video_loop import Training, make_accelerator
 from vivavoce.train.video_windows import Place, Windows
@@ -215,6 +216,23 @@ def test_close_windows_are_squares_around_the_lips_of_what_would_have_been_seen(
     assert lips > 0.4 * all_lips  # a quarter is chance, and half the most: they lie across two squares
     with pytest.raises(ValueError, match="6 latents around the lips were asked for, pictures have 4 x 4"):
         windows.draw(0, range(1), lip_mask=False, close=6)
+
+
+def test_ears_learn_what_lips_do_from_speech_alone(cache: Path) -> None:
+    """Lips are as far open here as the sound is loud."""
+    found = []
+    for steps in (1, 60, 60):
+        windows = make_windows(cache)
+        torch.manual_seed(0)
+        levels = SpeechLevels(windows.levels)
+        found.append((float(teach_ears(levels, windows, steps, quiet)[0]), levels.state_dict()))
+    assert found[0][0] < 0.5 < 0.85 < found[1][0]
+    for name, weight in found[1][1].items():
+        assert torch.equal(weight, found[2][1][name])
+    silent = make_windows(cache)
+    silent.examples = [replace(example, talks=False) for example in silent.examples]
+    with pytest.raises(ValueError, match="nobody talks in these clips: give some of people who do"):
+        teach_ears(levels, silent, 1, quiet)
 
 
 def test_hearing_is_what_speech_does_to_the_lips_in_pictures(
@@ -424,7 +442,7 @@ def tiny_base(folder: Path, kind: str = "t2v", **changed: Any) -> Path:
 
 def test_an_interrupted_run_gives_the_weights_of_an_unbroken_one(cache: Path, tmp_path: Path) -> None:
     recipe = recipe_of(
-        cache, tmp_path / "whole", base=tiny_base(tmp_path / "base"), train_base=False, rank=2,
+        cache, tmp_path / "whole", base=tiny_base(tmp_path / "base"), train_base=False, rank=2, ears=2,
         levels={**recipe_of(cache, tmp_path).levels, "dropout": 0.2},
     )
     accelerator = make_accelerator("no")

@@ -135,6 +135,8 @@ class TrainVideo(Learning, Recordings):
     other."""
     side: Annotated[int, arg(metavar="PX")] = 480
     """Width and height of the pictures that heads are cut to."""
+    ears: Annotated[int, arg(metavar="N")] = 400
+    """Updates of the ears alone, before all others, by what tracked lips do; 0 for none."""
     batch: Annotated[int, arg(metavar="N")] = 1
     """Windows of video per process and update: as many as fit into memory."""
     from_nothing: bool = False
@@ -146,6 +148,8 @@ class TrainVideo(Learning, Recordings):
         super().check()
         if self.batch < 1:
             raise ValueError(f"--batch is {self.batch}: give 1 or more")
+        if self.ears < 0:
+            raise ValueError(f"--ears is {self.ears}: give 0 (none) or more")
         if self.steps is not None and self.steps < (2 if self.stage == "both" else 1):
             raise ValueError(f"--steps is {self.steps}: give one for each stage at least")
 

@@ -141,6 +141,7 @@ def train_video(options: cli_train.TrainVideo) -> None:
     recipe = VideoRecipe(
         base=options.base, cache=options.output / "latents", out=options.output, seed=options.seed, batch=options.batch,
         stages=stages_of(options.stage, options.steps), train_base=options.from_nothing, checkpointing=not options.from_nothing,
+        ears=options.ears,
     )
     check_claim(recipe.out, identity_of(recipe, accelerator), FILES)  # preparing takes long
     folder = options.output / "clips"

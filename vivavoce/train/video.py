@@ -24,12 +24,14 @@ from vivavoce.nets.video_parts import PartsConfig
 from vivavoce.train.data import Progress
 from vivavoce.train.loop import digest, stamp_of
 from vivavoce.train.video_data import Common, VideoExample, load_cache, measured_scale
+from vivavoce.train.video_ears import teach_ears
 from vivavoce.train.video_loop import Pace, Precision, Training, claim_together, weights_of
 from vivavoce.train.video_sight import Sight
 from vivavoce.train.video_windows import Batch, WindowConfig, Windows, moved
 
 ADAPTER = "adapter.safetensors"
 FILES = ("checkpoint.pt", ADAPTER)  # what a run leaves in its folder
+_TAUGHT = 0.1  # of the learning rate of our parts: that of ears that were taught before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class VideoRecipe:
     learns, for one that is not pretrained; then there is no LoRA, and the base is saved beside the adapter.
     ``generation``: how its videos are best made, as the adapter says then: fields of `VideoWindows`.
     ``sight``: share of the loss that is the error of what is seen (`video_sight`), for caches that know it; else none.
+    ``ears``: updates of the levels of speech before all others, by what lips do (`video_ears`); later they learn slowly.
     ``precision``: None for what `accelerate launch` says; ``checkpointing``: of gradients. ``ema``: memory of the moving average
     of all that is trained, which is what is kept.
     """
@@ -100,6 +103,7 @@ class VideoRecipe:
     train_base: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     sight: float = 0.0
+    ears: int = 0
     precision: Precision | None = None
     checkpointing: bool = False
     ema: float = 0.99
@@ -131,7 +135,8 @@ class VideoRecipe:
     def rates(self) -> dict[str, float]:
         """Learning rates by parts of parameters' names."""
         base = {"net.base.": self.base_rate} if self.train_base else {}
-        return {"lora_": self.lora_rate, "net.own.policy.": self.own_rate, **base}
+        ears = {"net.own.policy.levels.": _TAUGHT * self.own_rate} if self.ears else {}
+        return {"lora_": self.lora_rate, **ears, "net.own.policy.": self.own_rate, **base}
 
     @property
     def pace(self) -> Pace:
@@ -185,6 +190,9 @@ def train_video(recipe: VideoRecipe, accelerator: Any, progress: Progress, repor
     windows = windows_of(recipe, net, examples, common, scale)
     learned = {**base_of(recipe, net), **cache_of(examples, common)}
     claim_together(accelerator, recipe.out, {**identity_of(recipe, accelerator), **learned}, FILES)
+    if recipe.ears and not (recipe.out / "checkpoint.pt").exists():
+        opening, width = teach_ears(net.parts.levels.to(accelerator.device), windows, recipe.ears, progress).tolist()
+        report(f"ears alone: opening of the lips {opening:.2f}, width {width:.2f}, correlations on what was learned from")
     training = Training(accelerator, VideoTask(net, sight_of(recipe, common), recipe.sight), recipe.pace, recipe.out)
     if training.restore() is not None:
         report(f"going on at step {training.step}")

@@ -115,9 +115,9 @@ _WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near
 class Study:
     """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
     None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
-    ``close``, ``times``: see `Stage`, of the frame-level one before the last. ``latents``: of the videos that are judged;
-    ``most``: clips of each person in ``val`` at most. ``exchange``, ``teaching``: exchanged faces (`video_faces`) and what the
-    motion engine has faces say (`video_teacher`), which are learned from beside the recordings."""
+    ``ears``: see `VideoRecipe`. ``close``, ``times``: see `Stage`, of the frame-level one before the last. ``latents``: of the
+    videos that are judged; ``most``: clips of each person in ``val`` at most. ``exchange``, ``teaching``: exchanged faces
+    (`video_faces`) and what the motion engine has faces say (`video_teacher`), which are learned from beside the recordings."""
 
     out: Path
     vae: Path | None = None
@@ -129,6 +129,7 @@ class Study:
     ways: tuple[str, ...] = tuple(WAYS)
     batch: int = 4
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(latents=7, prefix=2, opening=0.4))
+    ears: int = 400
     close: int = 6
     times: int = 6
     latents: int = 17
@@ -214,6 +215,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
         stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
         parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
         windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION, sight=_SIGHT,
+        ears=plan.ears,
     )
 
 

@@ -217,6 +217,25 @@ class Windows:
             found.append(2 * int(np.clip(first, 0, (most - side) // 2)))
         return slice(found[0], found[0] + side), slice(found[1], found[1] + side)
 
+    def spoken(self, step: int, places: range) -> tuple[Float[Tensor, "b s v"], Float[Tensor, "b T 2"]]:
+        """What is heard in windows of people who talk, and opening and width of their lips in each picture (`video_data.mouths`).
+        ValueError where nobody talks."""
+        opens = not self._groups[False]
+        group = self._groups[opens]
+        assert group is not None
+        if not any(self.examples[number].talks for clips in group[0].values() for number in clips):
+            raise ValueError("nobody talks in these clips: give some of people who do")
+        heard, mouth = [], []
+        for place in places:
+            rng = np.random.default_rng((self.seed, step, place, 2))
+            found = self._place(rng, opens)
+            while not self.examples[found.number].talks:
+                found = self._place(rng, opens)
+            count = self.spec.pictures(found.stop) - self.spec.pictures(found.start)
+            heard.append(self.heard(found, count))
+            mouth.append(mouths(self.examples[found.number], slice(found.start, found.stop)).flatten(0, 1)[-count:])
+        return torch.stack(heard), torch.stack(mouth)
+
     def latents(self, place: Place) -> Float[Tensor, "t c h w"]:
         return self.examples[place.number].window("latents", slice(place.start, place.stop))
 
