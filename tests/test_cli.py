@@ -135,6 +135,8 @@ BAD = {
     "no recordings to train a renderer on": ("train renderer . -o run", r"no MANIFEST\.csv"),
     "no recordings to train a video network on": ("train video . -o run --base x", r"no MANIFEST\.csv"),
     "no batch to train a video network with": ("train video . -o run --base x --batch 0", "--batch is 0"),
+    "a study of a base and of an autoencoder": ("bench video-parts . -o out --vae v --base b", "--vae and --base were both"),
+    "a study of a base that is not there": ("bench video-parts . -o out --base nowhere", "nowhere/transformer/config.json"),
     "fewer than no updates of the ears": ("train video . -o run --base x --ears=-1", "--ears is -1"),
     "fewer steps than stages": ("train video . -o run --base x --steps 1", "--steps is 1"),
     "a negative seed to train with": ("train motion . -o run --seed=-1", "--seed is -1"),

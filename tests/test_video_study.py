@@ -147,3 +147,15 @@ def test_the_table_marks_what_is_more_than_chance() -> None:
     assert [rows[WAYS[name].says][1] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
     assert [rows[WAYS[name].says][0] for name in ("full", "pooled")] == ["0.250", ""]
     assert WAYS["ladder"].says not in rows
+
+
+def test_a_base_that_was_given_is_not_trained(plan: Study, tmp_path: Path) -> None:
+    run(replace(plan, base_steps=1))
+    base = plan.base
+    before = {file: file.read_bytes() for file in base.rglob("*") if file.is_file()}
+    pairs = run(replace(plan, vae=None, given=base, out=tmp_path / "other"))
+    assert list(dict.fromkeys(pair.system for pair in pairs)) == [
+        *TINY, *(f"intensity {value:g}" for value in INTENSITIES), CEILING
+    ]
+    assert not (tmp_path / "other" / "base").exists() and not (tmp_path / "other" / "autoencoder").exists()
+    assert {file: file.read_bytes() for file in base.rglob("*") if file.is_file()} == before

@@ -123,6 +123,8 @@ class BenchVideoParts(SplitRecordings):
     """Folder for clips, latents, runs, videos and the report; what is finished there already is not done again."""
     vae: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: one is trained)")] = None
     """Finished autoencoder of video, as `vivavoce train video-vae` writes it."""
+    base: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="(default: one is trained)")] = None
+    """Finished base with its autoencoder, which all ways begin from; tiny: the one that ships."""
     base_steps: Annotated[int, arg(metavar="N")] = 1800
     """Updates of the base, which learns how heads move."""
     steps: Annotated[int, arg(metavar="N")] = 1500
@@ -137,6 +139,11 @@ class BenchVideoParts(SplitRecordings):
     """Runs of each way."""
     ways: Annotated[tuple[str, ...], arg(metavar="WAY", help_behavior_hint="(default: all)")] = ()
     """Only these: full, one-level, attention, pooled, ..., as docs/video.md lists them."""
+
+    def check(self) -> None:
+        super().check()
+        if self.vae is not None and self.base is not None:
+            raise ValueError("--vae and --base were both given: a base has its own autoencoder, so leave --vae out")
 
     def work(self) -> Callable[[Self], None]:
         from vivavoce.apps import commands_video

@@ -97,13 +97,17 @@ def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     from vivavoce.train.video_study import WAYS, Study, study
     from vivavoce.train.video_teacher import Teaching
 
-    recordings = [clip for split in ("train", "val") for clip in read_manifest(options.data, split)]
     if options.vae is not None:
         require_file(options.vae / "config.json", "autoencoder")
+    given = None
+    if options.base is not None:
+        given = _tiny() if options.base == TINY else Path(options.base)
+        require_file(given / "transformer" / "config.json", "base")
+    recordings = [clip for split in ("train", "val") for clip in read_manifest(options.data, split)]
     plan = Study(
-        out=options.output, vae=options.vae, base_steps=options.base_steps, steps=options.steps, post_steps=options.post_steps,
-        seeds=options.seeds, ways=options.ways or tuple(WAYS), exchange=Exchange(seconds=60 * options.exchanged),
-        teaching=Teaching(seconds=60 * options.taught),
+        out=options.output, vae=options.vae, given=given, base_steps=options.base_steps, steps=options.steps,
+        post_steps=options.post_steps, seeds=options.seeds, ways=options.ways or tuple(WAYS),
+        exchange=Exchange(seconds=60 * options.exchanged), teaching=Teaching(seconds=60 * options.taught),
     )
     sounds = speech_without_pictures(options.data)
     torch.set_num_threads(1)
@@ -147,8 +151,13 @@ def _engine(wan: Wan) -> _Engine:
     if wan.base != TINY:
         return _Engine(base=wan.base, adapter=wan.adapter)
     module("diffusers")  # is refused before the memory is estimated
-    folder = shipped() / "video"
+    folder = _tiny()
     return _Engine(base=folder, adapter=wan.adapter or folder / "adapter.safetensors", close=True)
+
+
+def _tiny() -> Path:
+    """The base of our own."""
+    return shipped() / "video"
 
 
 def _windows(options: cli.Animate, adapter: Path | None) -> VideoWindows:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vivavoce.components import load_part, module
+from vivavoce.components import load_part, module, quiet
 from vivavoce.flow.loss import velocity_error, weighted_square
 from vivavoce.latent.intensity import IntensityScale
 from vivavoce.latent.skeleton import UPPER_BODY
@@ -325,7 +325,8 @@ def finish(recipe: VideoRecipe, training: Training, net: VideoTransformer, metad
 
 def _save_base(recipe: VideoRecipe, net: VideoTransformer, state: Mapping[str, Tensor]) -> None:
     """As diffusers saves pipelines, so that ``out`` is a base like any other."""
-    made: Any = type(net.base).from_config(base_config(net.base))
+    with quiet():
+        made: Any = type(net.base).from_config(base_config(net.base))
     made.load_state_dict({key.removeprefix("base."): v for key, v in state.items() if key.startswith("base.")})
     made.save_pretrained(recipe.out / "transformer")
     for part in ("vae", "text_encoder", "tokenizer", "image_encoder", "image_processor"):  # as they were learned with

@@ -99,7 +99,7 @@ WAYS: Mapping[str, Way] = {
     "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
     "sft": Way(says="full, then as many steps of SFT", post="sft"),
 }
-GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 2.0}}
+GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 4.0}}
 """How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
@@ -113,14 +113,16 @@ _WHOLE = 1 / 3  # share of the steps at the end, with whole pictures: after near
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder;
-    None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates of the base, of each way, and of post-training.
-    ``ears``: see `VideoRecipe`. ``close``, ``times``: see `Stage`, of the frame-level one before the last. ``latents``: of the
-    videos that are judged; ``most``: clips of each person in ``val`` at most. ``exchange``, ``teaching``: exchanged faces
-    (`video_faces`) and what the motion engine has faces say (`video_teacher`), which are learned from beside the recordings."""
+    """``out``: clips, autoencoder, latents, a folder per run, videos and the report. ``vae``: folder of a finished autoencoder,
+    ``given``: of a finished base with its autoencoder; None: one is trained. ``base_steps``, ``steps``, ``post_steps``: updates
+    of the base, of each way, and of post-training. ``ears``: see `VideoRecipe`. ``close``, ``times``: see `Stage`, of the
+    frame-level one before the last. ``latents``: of the videos that are judged; ``most``: clips of each person in ``val`` at
+    most. ``exchange``, ``teaching``: exchanged faces (`video_faces`) and what the motion engine has faces say (`video_teacher`),
+    which are learned from beside the recordings."""
 
     out: Path
     vae: Path | None = None
+    given: Path | None = None
     net: NetShape = NetShape()
     base_steps: int = 1800
     steps: int = 1500
@@ -151,7 +153,8 @@ class Study:
 
     @property
     def base(self) -> Path:
-        return self.out / "base"
+        """What all ways begin from."""
+        return self.given or self.out / "base"
 
     @property
     def cache(self) -> Path:
@@ -181,7 +184,7 @@ def study(
     """Train and judge what is not there yet. ``recordings``: of the splits train and val; ``sounds``: by speaker, more speech
     for the motion engine, ``animator``, to teach with; ``accelerator``: of one process."""
     start = _prepared(plan, recordings, sounds, animator, progress, report)
-    if not (plan.base / "adapter.safetensors").exists():
+    if not (plan.given or (plan.base / "adapter.safetensors").exists()):
         report("the base learns how heads move")
         train_video(base_recipe(plan, start), accelerator, progress, report)
     heard: dict[str, list[Hearing]] = {}
@@ -232,7 +235,7 @@ def _prepared(
     plan: Study, recordings: Sequence[Clip], sounds: Mapping[str, Sequence[Path]], animator: Animator, progress: Progress,
     report: Callable[[str], None],
 ) -> Path:
-    """Clips, autoencoder, latents; the folder of a base that knows nothing."""
+    """Clips, autoencoder, latents; the folder of the base that was given, or of one that knows nothing."""
     folder, start, tracks = plan.out / "clips", plan.out / "start", plan.out / "tracks"
     make_clips(recordings, folder, tracks, progress, plan.clips)
     clips = {split: load_clips(folder, split) for split in ("train", "val")}
@@ -243,7 +246,9 @@ def _prepared(
         if clip.talks:
             speech.setdefault(clip.person, []).append(clip.path)
     made += taught_clips(speech, clips["train"], plan.out / "lessons", animator, progress, plan.clips, plan.teaching)
-    if not (start / "transformer" / "config.json").exists():
+    if plan.given:
+        start = plan.given
+    elif not (start / "transformer" / "config.json").exists():
         vae = plan.vae or train_video_vae(VideoVAERecipe(out=plan.out / "autoencoder"), clips["train"], progress, report)
         shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
         torch.manual_seed(0)
@@ -309,7 +314,7 @@ def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
     for seed in range(plan.seeds):
         adapters = {name: plan.folder(name, seed) / "adapter.safetensors" for name in plan.ways}
         systems: dict[str, tuple[Path, float | None]] = {name: (path, None) for name, path in adapters.items()}
-        if not seed:
+        if not (seed or plan.given):
             systems["base"] = plan.base / "adapter.safetensors", None
         if FULL in adapters:
             systems |= {f"intensity {value:g}": (adapters[FULL], value) for value in INTENSITIES}
