@@ -38,6 +38,7 @@ TINY = ("full", "pooled", "ladder")
 def no_faces_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are none in what is made here, and looking for them takes minutes, as do many windows."""
     monkeypatch.setattr(video_study, "hearing", partial(video_hearing.hearing, steps=1))
+    monkeypatch.setattr(video_study, "added", partial(video_hearing.added, steps=1))
     monkeypatch.setattr(video_hearing, "tracked_lips", lambda pictures: pictures.mean((2, 3))[:, :2])
 
 
@@ -140,12 +141,12 @@ def test_the_table_marks_what_is_more_than_chance() -> None:
         summaries=(summary("full", 0.5), summary("pooled", 0.3), summary("attention", 0.6)),
         differences=tuple(Difference(system=s, against="full", group="all", figure="lip_corr", mean=i) for s, i in apart),
     )
-    heard = {"full": [Hearing(opening=0.25, width=0.1, deaf=0.0, most=0.6)]}
+    heard = {"full": [Hearing(opening=0.25, width=0.1, deaf=0.0, most=0.6, added=0.125)]}
     told = bench_video_parts.table(Findings(judged=found, heard=heard))
     lines = [line.split(" | ") for line in told.splitlines() if " | " in line]
-    rows = {line[0].strip("| "): line[1:3] for line in lines}
-    assert [rows[WAYS[name].says][1] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
-    assert [rows[WAYS[name].says][0] for name in ("full", "pooled")] == ["0.250", ""]
+    rows = {line[0].strip("| "): line[1:4] for line in lines}
+    assert [rows[WAYS[name].says][2] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]
+    assert [rows[WAYS[name].says][:2] for name in ("full", "pooled")] == [["0.125", "0.250"], ["", ""]]
     assert WAYS["ladder"].says not in rows
 
 

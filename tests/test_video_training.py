@@ -50,9 +50,9 @@ from vivavoce.train.video import (
 from vivavoce.train.video_clips import VideoClip
 from vivavoce.train.video_data import Base, CacheConfig, load_cache, make_cache, measured_scale, mouths
 from vivavoce.train.video_ears import teach_ears
-from vivavoce.train.video_hearing import hearing, whole_windows
+from vivavoce.train.video_hearing import added, hearing, whole_windows
 from vivavoce.train.video_loop import Training, make_accelerator
-from vivavoce.train.video_windows import Place, Windows
+from vivavoce.train.video_windows import Batch, Place, Windows
 
 pytest.importorskip("accelerate")
 
@@ -235,6 +235,22 @@ def test_ears_learn_what_lips_do_from_speech_alone(cache: Path) -> None:
         teach_ears(levels, silent, 1, quiet)
 
 
+def test_what_speech_adds_goes_with_the_recording_or_not(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in a new network, all of it in one that knows the recording as soon as it hears."""
+    torch.manual_seed(0)
+    windows = make_windows(cache, **vars(whole_windows(WINDOWS)))
+    windows.common = replace(windows.common, sight=torch.randn(6, 4, 2, 3, 3))
+    deaf = VideoTransformer(StandInBase(), VideoTransformer.Config(parts=windows.parts)).eval()
+    assert added(deaf, windows, close=2, steps=2, batch=4) == 0
+
+    def knows(_: VideoTransformer, batch: Batch, sign: float = 1.0) -> torch.Tensor:
+        return batch.data * sign * batch.shown.keep["speech"][:, None, None, None, None]
+
+    for sign in (1.0, -1.0):
+        monkeypatch.setattr(video_hearing, "_guess", partial(knows, sign=sign))
+        assert added(deaf, windows, close=2, steps=2, batch=4) == pytest.approx(sign, abs=1e-5)
+
+
 def test_hearing_is_what_speech_does_to_the_lips_in_pictures(
     cache: Path, space: VideoSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +273,7 @@ def test_hearing_is_what_speech_does_to_the_lips_in_pictures(
     heard = hearing(ears, windows, space, steps=2)
     assert heard == hearing(ears, windows, space, steps=2)
     assert heard.opening != heard.deaf and heard.most == told.most
-    assert all(-1 <= value <= 1 for value in vars(heard).values())
+    assert all(-1 <= value <= 1 for value in (heard.opening, heard.width, heard.deaf, heard.most))
     windows.examples = [replace(example, talks=False) for example in windows.examples]
     assert all(np.isnan(value) for value in vars(hearing(ears, windows, space, steps=2)).values())
 

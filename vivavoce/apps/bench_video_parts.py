@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from vivavoce.judge.results import Evaluation
 from vivavoce.metrics.confidence import Interval
-from vivavoce.train.video_hearing import Hearing
 from vivavoce.train.video_study import CEILING, INTENSITIES, WAYS, Findings
 
 COLUMNS: Mapping[str, str] = {
@@ -27,13 +26,15 @@ ROWS: Mapping[str, str] = {
 
 
 def table(findings: Findings) -> str:
-    """Means; **bold** where the paired difference to the first row is more than chance (95 %). "heard": how the opening
-    of the lips in a first guess goes with the recorded one (`video_hearing`)."""
-    lines = ["| | heard | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * (len(COLUMNS) + 1)]
+    """Means; **bold** where the paired difference to the first row is more than chance (95 %). "added", "heard": how what speech
+    adds to a first guess goes with the recording, and the opening of lips in it with the recorded one (`video_hearing`)."""
+    lines = ["| | added | heard | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * (len(COLUMNS) + 2)]
     for name, says in ROWS.items():
         if name in findings.judged.systems:
             cells = [_cell(findings.judged, name, figure) for figure in COLUMNS]
-            lines.append("| " + " | ".join([says, _heard(findings.heard.get(name, ())), *cells]) + " |")
+            runs = findings.heard.get(name, ())
+            heard = [_figures([run.added for run in runs]), _figures([run.opening for run in runs])]
+            lines.append("| " + " | ".join([says, *heard, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -49,8 +50,8 @@ def intensities(found: Evaluation) -> str:
     return "\n".join([*lines, "| recorded | " + " | ".join(real) + " |"]) + "\n"
 
 
-def _heard(runs: Sequence[Hearing]) -> str:
-    return ", ".join("" if math.isnan(run.opening) else f"{run.opening:.3f}" for run in runs)
+def _figures(values: Sequence[float]) -> str:
+    return ", ".join("" if math.isnan(value) else f"{value:.3f}" for value in values)
 
 
 def _cell(found: Evaluation, system: str, figure: str) -> str:

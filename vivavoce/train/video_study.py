@@ -42,7 +42,7 @@ from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, tr
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
 from vivavoce.train.video_data import PER_PICTURE, Base, CacheConfig, make_cache
 from vivavoce.train.video_faces import Exchange, exchange_faces
-from vivavoce.train.video_hearing import Hearing, hearing, whole_windows
+from vivavoce.train.video_hearing import Hearing, added, hearing, whole_windows
 from vivavoce.train.video_post import VideoPostRecipe, post_train_video
 from vivavoce.train.video_rollout import VideoRolloutRecipe, policy_of, rolled, scene_of, video_rollouts
 from vivavoce.train.video_teacher import Teaching, taught_clips
@@ -297,7 +297,8 @@ def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> Hearing:
             _policy(plan, file.with_name("adapter.safetensors"), seed, whole_windows(plan.windows)), plan.generation, accelerator,
             split="val",
         )
-        file.write_text(json.dumps(asdict(hearing(generator.net, windows, _space(plan, plan.base)))))
+        told = hearing(generator.net, windows, _space(plan, plan.base))
+        file.write_text(json.dumps(asdict(replace(told, added=added(generator.net, windows, close=plan.close)))))
     return Hearing(**json.loads(file.read_text()))
 
 

@@ -25,7 +25,6 @@ from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, mouths,
 
 PARTS = ("text", "speech", "reference", "identity", "skeleton", "intensity")
 _AROUND = 1 / 3  # of a close window's side: how far from its middle the lips may be
-_ELSEWHERE = 0.25  # share of close windows that are anywhere: rotary positions are relative, and lips alone would be all it draws
 DROPOUT = {"text": 0.1, "speech": 0.1, "reference": 0.05, "identity": 0.1, "skeleton": 0.5, "intensity": 0.2}
 
 
@@ -35,7 +34,9 @@ class WindowConfig:
     first latent is one picture; all others go on with one. ``prefix_noise``: on known latents, which are made ones at inference.
     ``person_power``: people are drawn in proportion to seconds to this power. ``dropout``: how often a part of the condition is
     absent. ``eta``: share of windows without the lip mask where there is one (FantasyTalking). ``shift``: as in Wan's schedule,
-    sigma' = s sigma / (1 + (s - 1) sigma): more than 1 draws noisier flow times, where speech tells what the latents don't."""
+    sigma' = s sigma / (1 + (s - 1) sigma): more than 1 draws noisier flow times, where speech tells what the latents don't.
+    ``elsewhere``: share of close windows that are anywhere; rotary positions are relative, and who sees lips alone draws lips
+    everywhere."""
 
     latents: int = 13
     prefix: int = 3
@@ -46,6 +47,7 @@ class WindowConfig:
     dropout: Mapping[str, float] = field(default_factory=DROPOUT.copy)
     eta: float = 0.2
     shift: float = 1.0
+    elsewhere: float = 0.25
 
     def __post_init__(self) -> None:
         if not 1 <= self.prefix < self.latents:
@@ -209,7 +211,7 @@ class Windows:
         if side > min(size):
             raise ValueError(f"{side} latents around the lips were asked for, pictures have {size[0]} x {size[1]}: ask for fewer")
         lips = self.examples[place.number].window("lips_ever", slice(place.start, place.stop)).amax(0)
-        elsewhere, found = rng.random() < _ELSEWHERE, []
+        elsewhere, found = rng.random() < self.config.elsewhere, []
         for cells, most in zip((lips.amax(1), lips.amax(0)), size, strict=True):
             there = cells[:0] if elsewhere else cells.nonzero()
             middle = there.float().mean().item() + 0.5 if len(there) else rng.uniform(0, most)
