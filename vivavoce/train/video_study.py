@@ -99,7 +99,7 @@ WAYS: Mapping[str, Way] = {
     "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
     "sft": Way(says="full, then as many steps of SFT", post="sft"),
 }
-GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 4.0}}
+GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 3.0}}
 """How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
