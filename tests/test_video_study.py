@@ -141,8 +141,8 @@ def test_the_table_marks_what_is_more_than_chance() -> None:
         summaries=(summary("full", 0.5), summary("pooled", 0.3), summary("attention", 0.6)),
         differences=tuple(Difference(system=s, against="full", group="all", figure="lip_corr", mean=i) for s, i in apart),
     )
-    heard = {"full": [Hearing(opening=0.25, width=0.1, deaf=0.0, most=0.6, added=0.125)]}
-    told = bench_video_parts.table(Findings(judged=found, heard=heard))
+    heard = {"full": [Hearing(opening=0.25, width=0.1, deaf=0.0, most=0.6)]}
+    told = bench_video_parts.table(Findings(judged=found, heard=heard, added={"full": [0.125]}))
     lines = [line.split(" | ") for line in told.splitlines() if " | " in line]
     rows = {line[0].strip("| "): line[1:4] for line in lines}
     assert [rows[WAYS[name].says][2] for name in ("full", "pooled", "attention")] == ["0.500", "**0.300**", "0.600"]

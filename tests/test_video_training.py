@@ -273,7 +273,7 @@ def test_hearing_is_what_speech_does_to_the_lips_in_pictures(
     heard = hearing(ears, windows, space, steps=2)
     assert heard == hearing(ears, windows, space, steps=2)
     assert heard.opening != heard.deaf and heard.most == told.most
-    assert all(-1 <= value <= 1 for value in (heard.opening, heard.width, heard.deaf, heard.most))
+    assert all(-1 <= value <= 1 for value in vars(heard).values())
     windows.examples = [replace(example, talks=False) for example in windows.examples]
     assert all(np.isnan(value) for value in vars(hearing(ears, windows, space, steps=2)).values())
 

@@ -32,8 +32,8 @@ def table(findings: Findings) -> str:
     for name, says in ROWS.items():
         if name in findings.judged.systems:
             cells = [_cell(findings.judged, name, figure) for figure in COLUMNS]
-            runs = findings.heard.get(name, ())
-            heard = [_figures([run.added for run in runs]), _figures([run.opening for run in runs])]
+            openings = [run.opening for run in findings.heard.get(name, ())]
+            heard = [_figures(findings.added.get(name, ())), _figures(openings)]
             lines.append("| " + " | ".join([says, *heard, *cells]) + " |")
     return "\n".join(lines) + "\n"
 

@@ -27,13 +27,12 @@ from vivavoce.train.video_windows import Batch, WindowConfig, Windows
 class Hearing:
     """Correlations of tracked lips with the recorded ones, each window about its own mean: ``opening`` and ``width`` in the guess
     from pure noise, ``deaf``: the opening in the guess without speech, ``most``: the opening in what the autoencoder makes of
-    the recordings. ``added``: see there; not a number where nobody measured what is seen."""
+    the recordings."""
 
     opening: float
     width: float
     deaf: float
     most: float
-    added: float = float("nan")
 
 
 def whole_windows(config: WindowConfig) -> WindowConfig:

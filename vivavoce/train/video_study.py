@@ -171,10 +171,11 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """``heard``: of each way, by seed."""
+    """``heard``, ``added`` (`video_hearing`): of each way, by seed."""
 
     judged: Evaluation
     heard: Mapping[str, Sequence[Hearing]]
+    added: Mapping[str, Sequence[float]]
 
 
 def study(
@@ -188,13 +189,16 @@ def study(
         report("the base learns how heads move")
         train_video(base_recipe(plan, start), accelerator, progress, report)
     heard: dict[str, list[Hearing]] = {}
+    gained: dict[str, list[float]] = {}
     for seed in range(plan.seeds):
         for name in plan.ways:
             _trained(plan, name, seed, accelerator, progress, report)
-            heard.setdefault(name, []).append(_heard(plan, name, seed, accelerator))
+            own, gain = _heard(plan, name, seed, accelerator)
+            heard.setdefault(name, []).append(own)
+            gained.setdefault(name, []).append(gain)
     pairs = _shown(plan, accelerator, progress)
     judged = evaluate(pairs, plan.out / "report", options=Options(), progress=lambda w, i, n: progress(w, i, n or 0))
-    return Findings(judged=judged, heard=heard)
+    return Findings(judged=judged, heard=heard, added=gained)
 
 
 def base_recipe(plan: Study, start: Path) -> VideoRecipe:
@@ -289,17 +293,19 @@ def _trained(
     gc.collect()
 
 
-def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> Hearing:
-    """What a run takes from speech, on ``val``; kept beside it."""
+def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> tuple[Hearing, float]:
+    """What a run takes from speech, on ``val``, and what that adds; kept beside it."""
     file = plan.folder(name, seed) / "heard.json"
     if not file.exists():
         generator, windows = policy_of(
             _policy(plan, file.with_name("adapter.safetensors"), seed, whole_windows(plan.windows)), plan.generation, accelerator,
             split="val",
         )
-        told = hearing(generator.net, windows, _space(plan, plan.base))
-        file.write_text(json.dumps(asdict(replace(told, added=added(generator.net, windows, close=plan.close)))))
-    return Hearing(**json.loads(file.read_text()))
+        own = hearing(generator.net, windows, _space(plan, plan.base))
+        gain = added(generator.net, windows, close=plan.close)
+        file.write_text(json.dumps({"heard": asdict(own), "added": gain}))
+    kept = json.loads(file.read_text())
+    return Hearing(**kept["heard"]), kept["added"]
 
 
 def _policy(plan: Study, adapter: Path, seed: int, windows: WindowConfig) -> VideoPostRecipe:
