@@ -20,7 +20,7 @@ from vivavoce.speech.segments import Segment, joined, segments_of, spanning
 from vivavoce.speech.sound import at_rate
 from vivavoce.train import recorded
 from vivavoce.train.corpus import Utterance, Writer, padded, phones_at, read_corpus, write_flac
-from vivavoce.train.recorded import RecordedConfig, find_recordings, pieces, speaker_of
+from vivavoce.train.recorded import RecordedConfig, find_recordings, pieces, speaker_of, speech_without_pictures
 from vivavoce.train.synthetic import Language, SyntheticConfig, counted, make_synthetic, read_texts
 
 SMALL = SyntheticConfig(
@@ -236,6 +236,14 @@ def test_validation_never_trains(tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match=r"no MANIFEST\.csv"):
         find_recordings(tmp_path, RecordedConfig())
+
+
+def test_speech_without_pictures_is_told_by_speaker(tmp_path: Path) -> None:
+    speech = manifest(tmp_path / "data") / "speech"
+    assert speech_without_pictures(tmp_path / "data") == {
+        "bob": [speech / "bob-1.flac"], "leopard-de": [speech / "leopard-de.flac"], "else": [speech / "else.flac"],
+    }
+    assert speech_without_pictures(tmp_path) == {}
 
 
 def test_validation_never_trains_on_the_real_recordings(recordings: Path) -> None:

@@ -235,6 +235,14 @@ def test_ears_learn_what_lips_do_from_speech_alone(cache: Path) -> None:
         teach_ears(levels, silent, 1, quiet)
 
 
+def test_ears_that_were_taught_learn_slowly_later(cache: Path, tmp_path: Path) -> None:
+    for ears, share in ((0, 1.0), (1, 0.1)):
+        recipe = recipe_of(cache, tmp_path, ears=ears)
+        part = next(part for part in recipe.rates if part in "net.own.policy.levels.mlp.0.weight")
+        assert recipe.rates[part] == pytest.approx(share * recipe.own_rate)
+        assert recipe.rates[next(part for part in recipe.rates if part in "net.own.policy.injections.0.norm")] == recipe.own_rate
+
+
 def test_what_speech_adds_goes_with_the_recording_or_not(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in a new network, all of it in one that knows the recording as soon as it hears."""
     torch.manual_seed(0)

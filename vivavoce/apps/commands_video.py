@@ -88,7 +88,6 @@ def bench_video(options: cli_bench.BenchVideo) -> None:
 
 def bench_video_parts(options: cli_bench.BenchVideoParts) -> None:
     """The study of the video engine's parts, which goes on where an earlier one in the same folder stopped."""
-    from vivavoce.animate import Animator
     from vivavoce.apps import bench_video_parts as told
     from vivavoce.train.data import read_manifest
     from vivavoce.train.recorded import speech_without_pictures

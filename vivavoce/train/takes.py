@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -187,17 +187,28 @@ def recorded_motion(made: Take, space: MotionSpace) -> Motion:
 
 
 def spoken_motion(made: Take, animator: Animator, packed: Float[Tensor, "t d"]) -> Motion:
-    """Packed motion as a session shows it on this portrait: around its own cheeks and brows, with the engine's blinks."""
+    """Packed motion as a session shows it on this portrait."""
+    return shown_motion(animator, packed, made.reference, made.reference.seed(0), Controls())
+
+
+def shown_motion(
+    animator: Animator, packed: Float[Tensor, "t d"], reference: Reference, seed: int, controls: Controls
+) -> Motion:
+    """Packed motion as it is shown on a portrait: around its own cheeks and brows, with the blinks of that ``seed``."""
     space = animator.space
-    motion = Controls().apply(space.layout.unpack(animator.generator.around_rest(packed)))
-    blinks = Blinks(space.model.blink_profile, seed=made.reference.seed(0))
-    return space.with_blinks(motion, blinks.closure(0, len(motion)), made.reference.lids)
+    motion = controls.apply(space.layout.unpack(animator.generator.around_rest(packed)))
+    blinks = Blinks(space.model.blink_profile, seed=seed)
+    return space.with_blinks(motion, blinks.closure(0, len(motion)), reference.lids)
 
 
 def drawn(made: Take, space: MotionSpace, motion: Motion) -> Iterable[Frame]:
     """The portrait's pictures under a motion."""
-    painter = space.painter(made.reference)
-    landmarks = space.landmarks(motion, made.reference)
+    return painted(space, made.reference, space.landmarks(motion, made.reference))
+
+
+def painted(space: MotionSpace, reference: Reference, landmarks: Float[np.ndarray, "t 478 3"]) -> Iterator[Frame]:
+    """A portrait's pictures with its landmarks at these places."""
+    painter = space.painter(reference)
     for first in range(0, len(landmarks), painter.batch):
         yield from painter.paint(landmarks[first : first + painter.batch])
 

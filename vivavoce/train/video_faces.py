@@ -25,7 +25,7 @@ from vivavoce.media.portrait import Portrait
 from vivavoce.media.video import read_frames
 from vivavoce.train.data import Clip, Progress, track_clips
 from vivavoce.train.loop import claim, digest
-from vivavoce.train.takes import bridged, portrait_frame
+from vivavoce.train.takes import bridged, painted, portrait_frame
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, save_stretches
 
 TOLD = "faces.json"  # what a folder says of whose faces say what
@@ -83,7 +83,7 @@ def exchange_faces(
             if reference is None:
                 continue
             motion = motion_of(points[run], rest_of_clip(points[run], space.model), space.model)
-            save_stretches(file, {run.start: painted(space, reference, motion)}, config, {
+            save_stretches(file, {run.start: moved(space, reference, motion)}, config, {
                 "name": f"{said.name}+{seen.name}", "person": seen.person, "talks": True, "recording": str(said.path.absolute()),
             })
         done += (run.stop - run.start) / MOTION_RATE_HZ
@@ -125,15 +125,12 @@ def still_of(space: MotionSpace, clip: VideoClip, mirrored: bool, size: int | No
         return None
 
 
-def painted(
+def moved(
     space: MotionSpace, reference: Reference, motion: Motion
 ) -> tuple[list[Frame], Float[np.ndarray, "t 478 3"]]:
     """The picture under a motion, and its own landmarks then, px."""
-    landmarks, painter = space.landmarks(motion, reference), space.painter(reference)
-    frames = [
-        frame for i in range(0, len(landmarks), painter.batch) for frame in painter.paint(landmarks[i : i + painter.batch])
-    ]
-    return frames, landmarks + np.array([*reference.corner, 0.0])
+    landmarks = space.landmarks(motion, reference)
+    return list(painted(space, reference, landmarks)), landmarks + np.array([*reference.corner, 0.0])
 
 
 def _silent(_: str, __: int, ___: int) -> None:

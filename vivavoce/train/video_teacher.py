@@ -13,19 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
 from vivavoce.animate import Animator, Controls
-from vivavoce.latent.blink import Blinks
-from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
+from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.media.audio import Audio
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
 from vivavoce.speech.sound import load_sound
 from vivavoce.train.data import Progress
 from vivavoce.train.loop import claim, digest
+from vivavoce.train.takes import shown_motion
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, save_stretches
-from vivavoce.train.video_faces import by_person, painted, still_of, turns_of
+from vivavoce.train.video_faces import by_person, moved, still_of, turns_of
 
 TOLD = "taught.json"  # what a folder says of what was taught
 _PER_FRAME = round(SAMPLE_RATE_HZ / MOTION_RATE_HZ)
@@ -83,8 +81,9 @@ def taught_clips(
         sound = sound[first : first + pictures * _PER_FRAME]
         heard = file.with_suffix(".wav")
         heard.write_bytes(Audio(samples=sound[None], rate=SAMPLE_RATE_HZ).to_wav())
-        motion = _motion(animator, sound, teaching.head * amplitude, take, reference.lids)
-        made = painted(animator.space, reference, motion)
+        packed = animator.generator.samples(features(animator.encoder, sound).values, [take])[0]
+        motion = shown_motion(animator, packed, reference, take, Controls(head=teaching.head * amplitude))
+        made = moved(animator.space, reference, motion)
         save_stretches(file, {0: made}, config, {
             "name": name, "person": face.person, "talks": True, "recording": str(heard.absolute()),
         })
@@ -92,11 +91,3 @@ def taught_clips(
     if not any(out.glob(f"{split}__*.json")):
         raise ValueError("none of the faces could be made to say anything: give faces seen from the front, or teach nothing")
     return load_clips(out, split)
-
-
-def _motion(animator: Animator, sound: Float[Tensor, " s"], head: float, take: int, lids: float) -> Motion:
-    """What the engine makes of a sound, with its blinks."""
-    space, generator = animator.space, animator.generator
-    packed = generator.samples(features(animator.encoder, sound).values, [take])[0]
-    motion = Controls(head=head).apply(space.layout.unpack(generator.around_rest(packed)))
-    return space.with_blinks(motion, Blinks(space.model.blink_profile, seed=take).closure(0, len(motion)), lids)
