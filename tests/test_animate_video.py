@@ -16,15 +16,17 @@ from tiny_base import save_adapter, save_base
 from tiny_wan_net import load_tiny_wan
 
 from vivavoce.animate_video import VideoAnimator, adapter_side, adapter_windows, offload_layers, size_of
+from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.framing import HEAD_AND_SHOULDERS
 from vivavoce.latent.space import Frame
+from vivavoce.latent.tracker import find_faces
 from vivavoce.latent.video import VideoSpace
 from vivavoce.media.audio import Audio
 from vivavoce.media.portrait import Portrait
 from vivavoce.nets import memory
 from vivavoce.nets.video import VideoTransformer
 from vivavoce.nets.video_condition import Voice
-from vivavoce.video_scene import VideoWindows
+from vivavoce.video_scene import Scene, VideoWindows
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -178,6 +180,20 @@ def test_all_that_a_network_takes_is_given(base: Path, tmp_path: Path) -> None:
     assert not np.array_equal(calm, wild)
     with pytest.raises(ValueError, match="without a dial for intensity"):
         load(base, None).animate(PORTRAIT, sound(0.3), intensity=(0.5, 0.5))
+
+
+def test_the_portrait_tells_where_lips_are(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Scene] = []
+    whole = VideoGenerator.whole
+    monkeypatch.setattr(VideoGenerator, "whole", lambda *args, **more: (seen.append(args[2]), whole(*args, **more))[1])
+    animator = load(base, adapter, size=(128, 128))
+    for at_lips in (False, True):
+        frames(animator, 0.1, windows=replace(animator.windows, at_lips=at_lips))
+    assert seen[0].lips is None and seen[1].lips is not None
+    rows, columns = (seen[1].lips.sum(axis).argmax() for axis in (1, 0))
+    face = find_faces(animator.space.reference(PORTRAIT).picture)[0]
+    mouth = face[[13, 14], :2].mean(0) * np.array(seen[1].lips.shape[::-1]) / 128
+    assert np.abs(np.array([columns, rows]) + 0.5 - mouth).max() <= 1
 
 
 def test_image_to_video_bases_are_told_of_the_picture(tmp_path: Path) -> None:

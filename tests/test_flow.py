@@ -194,6 +194,17 @@ def test_guidance_of_zero_ignores_the_part() -> None:
     assert torch.equal(got, Additive()(point, time, PARTS.without("speech")))
 
 
+def test_a_scale_may_differ_from_place_to_place() -> None:
+    point, time = draw(2, 4, 3), torch.rand(2, 4, dtype=torch.float64)
+    scales = torch.tensor([1.0, 0.0, 2.5], dtype=torch.float64)
+    got = guided(Additive(), {"reference": 1.5, "speech": scales})(point, time, PARTS)
+    for i, scale in enumerate(scales.tolist()):
+        alone = guided(Additive(), {"reference": 1.5, "speech": scale})(point, time, PARTS)
+        torch.testing.assert_close(got[..., i], alone[..., i])
+    with pytest.raises(ValueError, match="'speech' is tensor"):
+        guided(Additive(), {"speech": torch.tensor([1.0, math.inf])})
+
+
 def test_guidance_refuses_scales_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="'speech' is nan"):
         guided(Additive(), {"speech": math.nan})

@@ -256,6 +256,24 @@ def test_several_speakers_are_heard_each_in_their_place(folders: dict[str, Path]
         generator.whole([one, heard(9)], given, seed=1)
 
 
+@pytest.mark.parametrize("length", ["prefix", "slide"])
+def test_one_speaker_is_guided_at_the_lips(folders: dict[str, Path], spaces: dict[str, VideoSpace], length: Any) -> None:
+    """In one step from noise, what is not at the lips is as without guidance, and what is, as with."""
+    net, space = make(folders["ti2v"]), spaces["ti2v"]
+    left, speech = torch.tensor([[1.0, 0.0]] * 2), [heard(34)]
+    plan = replace(SHORT, steps=1, length=length, guidance={"text": 2.0, "speech": 3.0})
+    plain = replace(plan, guidance={"text": 2.0, "speech": 1.0})
+
+    def made(windows: VideoWindows, lips: torch.Tensor | None) -> torch.Tensor:
+        return VideoGenerator(net, windows, silence=SILENCE).whole(speech, scene(net, space, lips=lips), seed=1)
+
+    here, everywhere, nowhere = made(replace(plan, at_lips=True), left), made(plan, left), made(plain, None)
+    assert (everywhere - nowhere)[:, 1:].abs().amin((0, 1, 2, 3)).max() > 0
+    torch.testing.assert_close(here[..., 0], everywhere[..., 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(here[..., 1], nowhere[..., 1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made(replace(plan, at_lips=True), None), everywhere, atol=1e-5, rtol=1e-5)
+
+
 def test_the_level_of_the_first_window_is_kept(folders: dict[str, Path], spaces: dict[str, VideoSpace]) -> None:
     """A random network drifts from window to window; held, every channel keeps the first window's mean and deviation."""
     net, space = make(folders["ti2v"]), spaces["ti2v"]

@@ -11,6 +11,7 @@ from vivavoce.latent.regions import (
     LIPS_MARGIN,
     Regions,
     RegionWeights,
+    around,
     find_regions,
     lip_traced,
     per_latent,
@@ -138,6 +139,19 @@ def test_the_lip_mask_is_used_with_probability_one_minus_eta() -> None:
     used = (masked[:, 0] == lips[:, 0]).all(-1).all(-1)
     assert float(used.float().mean()) == pytest.approx(0.8, abs=0.002)
     assert bool((masked[:, 0][~used] == 1).all()) and bool((masked[:, 1] == 1).all())
+
+
+def test_about_lips_is_a_quarter_of_their_width_and_a_soft_edge() -> None:
+    lips = torch.zeros(24, 32)
+    lips[10:14, 12:20] = 0.3
+    place = around(lips)
+    assert place is not None
+    columns, rows = place.amax(0), place.amax(1)
+    assert (columns == 1).nonzero().flatten().tolist() == list(range(11, 21)), "a quarter of 8 each side, less the edge"
+    assert (columns > 0).nonzero().flatten().tolist() == list(range(9, 23))
+    assert (rows == 1).nonzero().flatten().tolist() == list(range(9, 15))
+    assert 0 < place[9, 10] < 1
+    assert around(torch.zeros(4, 4)) is None
 
 
 def test_speakers_share_no_more_than_the_picture() -> None:

@@ -17,7 +17,7 @@ from vivavoce.latent.space import LatentSpec
 from vivavoce.nets.hearing import hear, hear_all
 from vivavoce.train.rollout import masked
 from vivavoce.train.video_data import Common, VideoExample
-from vivavoce.train.video_rollout import VideoRolloutRecipe, masked_takes, video_rollouts
+from vivavoce.train.video_rollout import VideoRolloutRecipe, masked_takes, scene_of, video_rollouts
 from vivavoce.train.video_windows import WindowConfig, Windows
 
 pytest.importorskip("diffusers")
@@ -39,6 +39,7 @@ def windows(generator: VideoGenerator, tmp_path_factory: pytest.TempPathFactory)
         clip = {"name": f"{i}", "person": person, "first": 20, "talks": person != "c", "framing": 1.5}
         draw = torch.Generator().manual_seed(i)
         tensors = {"latents": torch.randn(latents, 48, 2, 2, generator=draw), "speech": heard(20 + 2 * 40, seed=i)}
+        tensors["lips_ever"] = torch.tensor([[0.0, 0.0], [0.0, 0.2 * (i > 0)]]).expand(latents, -1, -1).contiguous()
         save_file(tensors, file, {"clip": json.dumps(clip)})
         examples.append(VideoExample(file=file, latents=latents, **clip))  # type: ignore[arg-type]
     common = Common(text=torch.randn(1, 5, TEXT_WIDTH), no_text=None, silence=SILENCE, stamp={"base": {"image": False}})
@@ -56,6 +57,12 @@ def test_takes_share_their_noise_and_differ_in_what_was_heard(generator: VideoGe
     by_hand = torch.where(masked(66, 0.4, 3)[:, None], SILENCE, speech)
     assert torch.equal(takes[1:2], generator.whole([by_hand], given, seed=3))
     assert not torch.equal(takes[0], takes[1])
+
+
+def test_a_scene_knows_where_lips_were_tracked(windows: Windows) -> None:
+    assert scene_of(windows, 0, 2).lips is None
+    lips = scene_of(windows, 1, 2).lips
+    assert lips is not None and lips[1, 1] == lips.max() > 0
 
 
 def test_what_was_said_before_a_clip_is_heard(generator: VideoGenerator) -> None:

@@ -25,7 +25,7 @@ from vivavoce.components import load_part, module, part_folder, pipeline_folder,
 from vivavoce.generate_video import VideoGenerator
 from vivavoce.latent.framing import HEAD_AND_SHOULDERS
 from vivavoce.latent.prompts import STATES, image_states, text_states
-from vivavoce.latent.regions import speaker_masks
+from vivavoce.latent.regions import around, find_regions, speaker_masks
 from vivavoce.latent.skeleton import driven_skeleton, find_skeleton
 from vivavoce.latent.space import Frame
 from vivavoce.latent.stills import face_latent
@@ -170,7 +170,7 @@ class VideoAnimator:
                 event=self.space.spec.event, text=text, no_text=no_text, reference=reference,
                 image=self._image(reference.picture), intensity=None if intensity is None else torch.tensor([intensity]),
             )
-            scene = self._faces(scene, reference, faces)
+            scene = self._faces(scene, reference, faces, at_lips=(windows or self.windows).at_lips)
             if guide:
                 assert animator is not None
                 shown = f"{portrait.name}, at the video's {self.space.width} x {self.space.height} pixels,"
@@ -226,10 +226,10 @@ class VideoAnimator:
             return None
         return image_states(self.base, picture, device=self.place.encoders, dtype=self.place.dtype).cpu()
 
-    def _faces(self, scene: Scene, reference: VideoReference, numbers: list[int]) -> Scene:
-        """The scene with who is seen, and where each speaker is."""
+    def _faces(self, scene: Scene, reference: VideoReference, numbers: list[int], *, at_lips: bool) -> Scene:
+        """The scene with who is seen, and where each speaker is, or one speaker's lips."""
         several, parts = len(numbers) > 1, self.net.config.parts
-        if not several and not parts.identity:
+        if not several and not parts.identity and not at_lips:
             return scene
         found = find_faces(reference.picture)
         if not several and not found:
@@ -238,12 +238,13 @@ class VideoAnimator:
             raise ValueError(f"face {missing[0]} was to speak, but the picture shows {len(found)}: give numbers from 0 on")
         points = np.stack([found[number] for number in numbers])[:, None].astype(np.float64)
         _, rows, columns = self.space.spec.event
-        masks = speaker_masks(
-            points, (self.space.width, self.space.height), (rows, columns), outline="box", margin=AROUND
-        )[:, 0]
+        size, grid = (self.space.width, self.space.height), (rows, columns)
+        masks = speaker_masks(points, size, grid, outline="box", margin=AROUND)[:, 0]
         if several:
-            scene = replace(scene, masks=tuple(masks.unbind()))
-        if not parts.identity or several:
+            return replace(scene, masks=tuple(masks.unbind()))
+        if at_lips:
+            scene = replace(scene, lips=around(find_regions(points[0], size, grid).lips[0]))
+        if not parts.identity:
             return scene
         return replace(scene, face=face_latent(self.space, reference.picture, points[0, 0])[None], face_mask=masks[0])
 

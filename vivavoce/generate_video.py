@@ -157,7 +157,7 @@ class VideoGenerator:
         still = self._still(window, state) if self.net.stills else None
         condition = self._listen(scene, [self._cut(part, state.first, window) for part in state.heard], window, still)
         noisy = self._begun(scene, range(window.first, window.last), seed)
-        field = _counting(self._field(condition), progress)
+        field = _counting(self._field(condition, scene), progress)
         times = self.windows.times(scene.begin)
         if self.net.stills:
             solved = integrate(field, noisy, condition, times=times, step=euler)[:, window.known :]
@@ -246,13 +246,16 @@ class VideoGenerator:
             face_mask=place(scene.face_mask), skeleton=skeleton, intensity=_to(scene.intensity, self.device),
         )
 
-    def _field(self, condition: VideoCondition) -> VelocityField[VideoCondition]:
-        """The guided network; several speakers are guided each in a place of its own."""
+    def _field(self, condition: VideoCondition, scene: Scene) -> VelocityField[VideoCondition]:
+        """The guided network; several speakers are guided each in a place of its own, one at the lips where windows say so."""
         scales = {name: scale for name, scale in self.windows.guidance.items() if name in condition.parts}
-        if len(condition.voices) < 2:
-            return guided(self.net, scales)
-        speech = scales.pop("speech", 1.0)
-        return guided(mask_guided(self.net, [speech] * len(condition.voices)), scales)
+        if len(condition.voices) > 1:
+            speech = scales.pop("speech", 1.0)
+            return guided(mask_guided(self.net, [speech] * len(condition.voices)), scales)
+        if self.windows.at_lips and scene.lips is not None and "speech" in scales:
+            lips = scene.lips.to(self.device)
+            return guided(self.net, {**scales, "speech": 1 + (scales["speech"] - 1) * lips})
+        return guided(self.net, scales)
 
     def _begun(self, scene: Scene, frames: range, seed: int) -> Float[Tensor, "1 n c h w"]:
         """Where the flow begins: noise, or the guide under noise."""
@@ -291,7 +294,7 @@ class VideoGenerator:
         size = self.windows.latents
         still = self._still(replace(window, last=min(size + 1, total)), state) if stills else None
         condition = self._listen(scene, [self._cut(part, state.first, window) for part in state.heard], window, still)
-        noise, field = self._begun(scene, range(total), seed), self._field(condition)
+        noise, field = self._begun(scene, range(total), seed), self._field(condition, scene)
         clean = noise[:, :0] if reference is None or stills else reference.latent.to(self.device)
         front = reference is not None
 

@@ -28,7 +28,8 @@ class VideoWindows:
     is told of pictures, with the latest ones encoded afresh. Adapters learn to go on without (`train.video_windows`).
 
     ``steps``: of Euler. ``shift``: of Wan's schedule, sigma' = s sigma / (1 + (s - 1) sigma). ``guidance``: scale of each part
-    (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``steady``: how far
+    (`GUIDED`), in the order in which they are added; parts that a network or base does not have are left out. ``at_lips``: a
+    single speaker's speech is guided only where the scene says that ``lips`` move; elsewhere its scale is 1. ``steady``: how far
     the mean and the spread of each channel of a window are led back to those of the first window, against drift of colour.
     ``temperature``: standard deviation of the noise that the flow begins with; less than 1 gives a small network's mean rather
     than its errors. ``held``: bases that are told of pictures see the known one go on where nothing is known, instead of grey.
@@ -42,6 +43,7 @@ class VideoWindows:
     steps: int = 30
     shift: float = 5.0
     guidance: Mapping[str, float] = field(default_factory=lambda: {"text": 5.0, "speech": 3.0})
+    at_lips: bool = False
     steady: float = 1.0
     temperature: float = 1.0
     held: bool = False
@@ -79,8 +81,9 @@ class Scene:
     """What a video is made of besides speech and noise; see `VideoTransformer.listen`. The network must take what is given.
 
     ``event``: shape of a latent. ``reference``: the picture that the video begins with. ``masks``: one for each speaker, on the
-    grid of latents; None for the only one. ``skeleton``: of every picture; past its end the last one stays. ``guide``: latents of
-    another video that this one follows, from flow time ``begin`` on, in place of pure noise; past its end the last one stays.
+    grid of latents; None for the only one. ``lips``: where the only speaker's move, 0 to 1; None: not known. ``skeleton``: of
+    every picture; past its end the last one stays. ``guide``: latents of another video that this one follows, from flow time
+    ``begin`` on, in place of pure noise; past its end the last one stays.
     """
 
     event: tuple[int, ...]
@@ -89,6 +92,7 @@ class Scene:
     reference: VideoReference | None = None
     image: Float[Tensor, "1 m i"] | None = None
     masks: tuple[Float[Tensor, "h w"] | None, ...] = (None,)
+    lips: Float[Tensor, "h w"] | None = None
     face: Float[Tensor, "1 c y x"] | None = None
     face_mask: Float[Tensor, "h w"] | None = None
     skeleton: Float[Tensor, "T j 3"] | None = None

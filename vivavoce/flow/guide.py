@@ -43,8 +43,9 @@ V = TypeVar("V", bound=Voices)
 C = TypeVar("C")
 
 
-def guided(field: VelocityField[G], scales: Mapping[str, float]) -> VelocityField[G]:
-    """Classifier-free guidance for several parts of the condition, in the order of `scales`.
+def guided(field: VelocityField[G], scales: Mapping[str, float | Tensor]) -> VelocityField[G]:
+    """Classifier-free guidance for several parts of the condition, in the order of `scales`; a tensor, which broadcasts against
+    "b t *event", is a scale of its own in every place.
 
     With c_i the condition that has the first i of the named parts (and all unnamed ones) and s_i the scales,
 
@@ -55,7 +56,7 @@ def guided(field: VelocityField[G], scales: Mapping[str, float]) -> VelocityFiel
     `field`, on a batch that is as many times larger. ValueError where a scale is not finite.
     """
     for name, scale in scales.items():
-        if not math.isfinite(scale):
+        if not torch.as_tensor(scale).isfinite().all():
             raise ValueError(f"The guidance scale of {name!r} is {scale}, but a finite number is expected; 1 means no guidance.")
     names = list(scales)
     ladder = [1.0, *scales.values(), 0.0]
@@ -66,7 +67,10 @@ def guided(field: VelocityField[G], scales: Mapping[str, float]) -> VelocityFiel
         conditions = [condition]
         for name in reversed(names):
             conditions.append(conditions[-1].without(name))
-        terms = [(weight, part) for weight, part in zip(weights, reversed(conditions), strict=True) if weight != 0.0]
+        terms = [
+            (weight, part) for weight, part in zip(weights, reversed(conditions), strict=True)
+            if isinstance(weight, Tensor) or weight != 0.0
+        ]
         if len(terms) == 1:
             return field(point, time, terms[0][1])  # its weight is exactly 1, as all weights add up to that
         velocities = _at_once(field, point, time, [part for _, part in terms])

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from skimage.draw import polygon
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
 
 from vivavoce.latent.topology import MOUTH_CORNERS, OUTER_LIPS, OVAL, SKIN
 
@@ -137,6 +138,17 @@ def lip_traced(lips: Float[Tensor, "b t h w"], draw: Float[Tensor, " b"], eta: f
     """
     masked = (draw > eta)[:, None, None, None] & (lips.amax((2, 3), keepdim=True) > 0)
     return torch.where(masked, lips, torch.ones_like(lips))
+
+
+def around(lips: Float[Tensor, "h w"]) -> Float[Tensor, "h w"] | None:
+    """Where lips and the skin about them move, 0 to 1, fading out: cells that have any of the ``lips`` (`Regions.lips`, of a
+    still or of all that lips cover), and a quarter of their width around. None where there are none."""
+    there = (lips > 0).to(lips)
+    if not there.any():
+        return None
+    reach = max(1, round(int(there.amax(0).sum()) / 4))
+    wide = max_pool2d(there[None, None], 2 * reach + 1, stride=1, padding=reach)
+    return avg_pool2d(wide, 3, stride=1, padding=1, count_include_pad=False)[0, 0]
 
 
 def _known(points: Float[np.ndarray, "t 478 3"]) -> np.ndarray:

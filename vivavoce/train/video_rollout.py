@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vivavoce.generate_video import VideoGenerator
+from vivavoce.latent.regions import around
 from vivavoce.latent.video import VideoReference, VideoSpace
 from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import POLICY
@@ -115,6 +116,7 @@ def scene_of(windows: Windows, number: int, latents: int, space: VideoSpace | No
         reference=VideoReference(picture=picture, latent=data[:, :1]), intensity=shown.intensity,
         face_mask=None if shown.face_mask is None else shown.face_mask[0].amax(0),
         skeleton=None if shown.skeleton is None else shown.skeleton[0],
+        lips=around(windows.examples[number].window("lips_ever", slice(0, 1))[0]),
     )
 
 
