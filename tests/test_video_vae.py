@@ -14,6 +14,7 @@ import pytest
 import torch
 from claims import assert_other_run, assert_unknown_run
 from jaxtyping import Float
+from safetensors.torch import load_file
 from scipy.stats import chisquare
 
 pytest.importorskip("diffusers")
@@ -105,6 +106,22 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> No
     assert_other_run(parts.parent, partial(again, toy_recipe(parts.parent, seed=1), clips), "vae-run.json")
     assert_other_run(parts.parent, partial(again, toy_recipe(parts.parent), clips[:2]), "vae-run.json")
     assert_unknown_run(parts.parent, partial(again, toy_recipe(parts.parent), clips), "vae-run.json")
+
+
+def test_a_decoder_that_goes_on_learning_leaves_latents_as_they_are(tmp_path: Path) -> None:
+    clips = [toy_clip(seed=i, person=f"p{i}") for i in range(3)]
+    first, other = (train_video_vae(toy_recipe(tmp_path / f"{i}", seed=i), clips, quiet, quiet) for i in (0, 1))
+    longer = toy_recipe(tmp_path / "longer").lengthened(first)
+    assert longer.stages[0].frames > 41
+    recipe = replace(longer, steps=2, stages=(Stage(share=1.0, side=16, frames=9, batch=1),))
+    again = train_video_vae(recipe, clips, quiet, quiet)
+    before, after = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (first, again))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    old, new = (json.loads((folder / "config.json").read_text()) for folder in (first, again))
+    assert old == new, "latents are normalised alike"
+    wrong = partial(train_video_vae, replace(recipe, decoder_of=other), clips, quiet, quiet)
+    assert_other_run(again.parent, wrong, "vae-run.json")
 
 
 def test_the_saved_folder_gives_equal_pictures(tmp_path: Path) -> None:

@@ -167,6 +167,8 @@ class TrainVideoVAE(Learning, Recordings):
     """Folder for clips, checkpoint, the log and, in the end, the autoencoder; goes on where an earlier run in it stopped."""
     side: Annotated[int, arg(metavar="PX")] = 128
     """Width and height of the pictures that heads are cut to."""
+    decoder_of: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """A finished autoencoder, of which only the decoder goes on learning, from longer stretches: against colours that drift."""
 
     def work(self) -> Callable[[Self], None]:
         from vivavoce.apps import commands_train

@@ -173,6 +173,9 @@ def train_video_vae(options: cli_train.TrainVideoVAE) -> None:
     module("diffusers")  # is refused before anything is done
     recordings = read_manifest(options.data, "train")
     recipe = VideoVAERecipe(out=options.output, seed=options.seed)
+    if options.decoder_of is not None:
+        require_file(options.decoder_of / "config.json", "autoencoder")
+        recipe = recipe.lengthened(options.decoder_of)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     check_claim(recipe.out, identity_of(recipe), FILES, TOLD)  # preparing takes long

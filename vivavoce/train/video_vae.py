@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vivavoce.components import load_part, module
 from vivavoce.latent.topology import LIPS, OVAL
 from vivavoce.train.data import Progress
 from vivavoce.train.loop import Run, Schedule, claim, digest, mixed_precision, stamp_of
@@ -105,9 +106,12 @@ class VideoVAERecipe:
     windows, mostly of mouths, come first, because it is steps that count then; longer clips later: latents that follow more
     others than it ever saw come back in wrong colours.
     ``divergence_weight``: of the mean over latents, in nats.
+    ``decoder_of``: the folder of a finished autoencoder, of which only the decoder goes on learning (`lengthened`), so that its
+    latents stay what they are.
     """
 
     out: Path
+    decoder_of: Path | None = None
     steps: int = 3000
     stages: tuple[Stage, ...] = (
         Stage(share=0.25, side=64, frames=5, batch=4), Stage(share=0.3, side=64, frames=9, batch=4),
@@ -132,6 +136,14 @@ class VideoVAERecipe:
     def __post_init__(self) -> None:
         if abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
             raise ValueError(f"the stages' shares sum up to {sum(s.share for s in self.stages):g}: they have to be 1 together")
+
+    def lengthened(self, folder: Path) -> VideoVAERecipe:
+        """How a finished autoencoder's decoder learns from long windows, most of which no first picture reaches any more: of
+        these the recipe's own stages see too few, and white turns yellow after a second (docs/log.md)."""
+        return replace(
+            self, decoder_of=folder, steps=200, stages=(Stage(share=1.0, side=64, frames=61, batch=1),), learning_rate=5e-4,
+            warmup=20, ema=0.98,
+        )
 
     def stage(self, step: int) -> Stage:
         """What the step learns from."""
@@ -287,7 +299,10 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def identity_of(recipe: VideoVAERecipe) -> dict[str, Any]:
     """What tells a run from others, as far as it is known before its clips are, for `loop.check_claim`."""
-    return stamp_of("train video-vae", recipe, free=("checkpoint_seconds",))
+    begins = None
+    if recipe.decoder_of is not None:
+        begins = digest(np.fromfile(file, np.uint8) for file in sorted(recipe.decoder_of.glob("*.safetensors")))
+    return stamp_of("train video-vae", recipe, free=("checkpoint_seconds", "decoder_of"), begins=begins)
 
 
 def train_video_vae(
@@ -298,7 +313,7 @@ def train_video_vae(
     learned = digest(f"{c.name} {c.person} {c.first} {len(c)} {c.side}" for c in clips)
     claim(recipe.out, {**identity_of(recipe), "clips": learned}, FILES, TOLD)
     torch.manual_seed(recipe.seed)
-    net = recipe.shape.build()
+    net = _begun(recipe)
     schedule = Schedule(steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, ema=recipe.ema)
     optimiser = Muon(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     run = Run(net, schedule, recipe.out / "vae.pt", optimiser=optimiser)
@@ -320,13 +335,27 @@ def train_video_vae(
     return save(run.averaged(), recipe, samplers[recipe.stages[-1].frames])
 
 
+def _begun(recipe: VideoVAERecipe) -> AutoencoderKLWan:
+    """What a run begins with."""
+    if recipe.decoder_of is None:
+        return recipe.shape.build()
+    kind = module("diffusers").AutoencoderKLWan
+    found = load_part(kind, recipe.decoder_of.parent, recipe.decoder_of.name, dtype=torch.float32)
+    net = kind.from_config({key: value for key, value in found.config.items() if not key.startswith("_")})  # not where it lay
+    net.load_state_dict(found.state_dict())
+    for part in (net.encoder, net.quant_conv):
+        part.requires_grad_(False)
+    return net.train()
+
+
 def save(vae: AutoencoderKLWan, recipe: VideoVAERecipe, sampler: ClipSampler) -> Path:
     """The folder ``out/vae`` with the network in bfloat16, its configuration with the latents' statistics, and the recipe."""
-    mean, std = statistics(vae, sampler, recipe)
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    if recipe.decoder_of is None:
+        mean, std = statistics(vae, sampler, recipe)
+        vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     folder = recipe.out / "vae"
     vae.bfloat16().save_pretrained(folder)
-    (recipe.out / "recipe.json").write_text(json.dumps(asdict(recipe) | {"out": str(recipe.out)}, indent=1))
+    (recipe.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1, default=str))
     return folder
 
 
