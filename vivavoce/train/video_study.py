@@ -36,7 +36,7 @@ from vivavoce.nets.redistribute import PICTURES
 from vivavoce.nets.video import RESIDUAL
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ
 from vivavoce.speech.sound import load_sound
-from vivavoce.train.ablation import LOCAL, group_of
+from vivavoce.train.ablation import LOCAL
 from vivavoce.train.data import Clip, Progress
 from vivavoce.train.video import CLIP_LEVEL, FRAME_LEVEL, Stage, VideoRecipe, train_video
 from vivavoce.train.video_clips import ClipConfig, VideoClip, load_clips, make_clips
@@ -99,10 +99,14 @@ WAYS: Mapping[str, Way] = {
     "ladder": Way(says="full, then the ladder", post="ladder_dpo"),
     "sft": Way(says="full, then as many steps of SFT", post="sft"),
 }
-GENERATION: Mapping[str, Any] = {"latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 3.0}}
+GENERATION: Mapping[str, Any] = {
+    "latents": 13, "steps": 10, "shift": 1.0, "temperature": 0.6, "guidance": {"speech": 4.0}, "at_lips": True,
+}
 """How videos are made (`VideoWindows`). Wan's own shift is for many more pixels."""
 INTENSITIES = (0.1, 0.5, 0.9)
 CEILING = "autoencoder"  # the recordings through it
+RECORDED, TAUGHT = "recorded", "taught"  # the clips that are judged: of `val`, and what the motion engine has its faces say
+_SPLITS: Mapping[str, str] = {RECORDED: "val", TAUGHT: TAUGHT}  # of the cache
 _SIGHT = 0.8  # share of the loss
 _MEASURED = 24  # clips on which what is seen is measured
 _DISGUISES = 3  # of the sound of each training clip
@@ -118,7 +122,8 @@ class Study:
     of the base, of each way, and of post-training. ``ears``: see `VideoRecipe`. ``close``, ``times``: see `Stage`, of the
     frame-level one before the last. ``latents``: of the videos that are judged; ``most``: clips of each person in ``val`` at
     most. ``exchange``, ``teaching``: exchanged faces (`video_faces`) and what the motion engine has faces say (`video_teacher`),
-    which are learned from beside the recordings."""
+    which are learned from beside the recordings. ``tested``: what it has the faces of ``val`` say, with the speech of others
+    there, which is only judged: lips that nearly all of is told by the sound, so that less is left to chance."""
 
     out: Path
     vae: Path | None = None
@@ -139,6 +144,7 @@ class Study:
     clips: ClipConfig = field(default_factory=lambda: ClipConfig(steady=True))
     exchange: Exchange = field(default_factory=lambda: Exchange(seconds=480))
     teaching: Teaching = field(default_factory=lambda: Teaching(seconds=1500))
+    tested: Teaching = field(default_factory=lambda: Teaching(seconds=90, longest=3))
 
     def __post_init__(self) -> None:
         for name in ("base_steps", "steps", "post_steps", "seeds", "batch", "most"):
@@ -171,7 +177,8 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """``heard``, ``added`` (`video_hearing`): of each way, by seed."""
+    """``heard`` (`video_hearing.hearing`, on the recordings of ``val``) and ``added`` (on its taught clips): of each way, by
+    seed. What is judged is so in two groups, `RECORDED` and `TAUGHT`."""
 
     judged: Evaluation
     heard: Mapping[str, Sequence[Hearing]]
@@ -219,7 +226,7 @@ def way_recipe(plan: Study, name: str, seed: int) -> VideoRecipe:
     near = replace(FRAME_LEVEL, steps=plan.steps - first - last, lip_mask=way.lip_mask, close=plan.close, times=plan.times)
     return VideoRecipe(
         base=plan.base, cache=plan.cache, out=plan.folder(name, seed), batch=plan.batch, rank=32, lora_rate=5e-4, own_rate=2e-3,
-        stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=False)),
+        stages=(replace(CLIP_LEVEL, steps=first), near, replace(FRAME_LEVEL, steps=last, lip_mask=way.lip_mask)),
         parts={"width": 128, "identity": False, "joints": 0, **way.parts}, levels=way.levels,
         windows=replace(plan.windows, shift=6.0), seed=seed, generation=GENERATION, sight=_SIGHT,
         ears=plan.ears,
@@ -244,26 +251,40 @@ def _prepared(
     make_clips(recordings, folder, tracks, progress, plan.clips)
     clips = {split: load_clips(folder, split) for split in ("train", "val")}
     said = [clip for clip in recordings if clip.split == "train"]
-    speech = {speaker: list(paths) for speaker, paths in sounds.items()}
     made = exchange_faces(said, clips["train"], plan.out / "faces", tracks, animator.space, progress, plan.clips, plan.exchange)
-    for clip in said:
-        if clip.talks:
-            speech.setdefault(clip.person, []).append(clip.path)
+    speech = _spoken(said, sounds)
     made += taught_clips(speech, clips["train"], plan.out / "lessons", animator, progress, plan.clips, plan.teaching)
+    speech = _spoken([clip for clip in recordings if clip.split == "val"], {})
+    tests = taught_clips(speech, clips["val"], plan.out / "tests", animator, progress, plan.clips, plan.tested)
     if plan.given:
         start = plan.given
     elif not (start / "transformer" / "config.json").exists():
-        vae = plan.vae or train_video_vae(VideoVAERecipe(out=plan.out / "autoencoder"), clips["train"], progress, report)
+        vae = plan.vae or _autoencoder(plan.out, clips["train"], progress, report)
         shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
         torch.manual_seed(0)
         space = _space(plan, start)
         plan.net.build(space.spec.event[0]).save_pretrained(start / "transformer")
     space = _space(plan, start)
     config = CacheConfig(opening=plan.windows.latents, held=True, sight=_MEASURED, disguises=_DISGUISES)
-    for split in ("train", "val"):
-        more = made if split == "train" else []
-        make_cache([*clips[split], *more], plan.cache, space, animator.encoder, Base.of(start), config, progress)
+    for group in ([*clips["train"], *made], clips["val"], [replace(clip, split=TAUGHT) for clip in tests]):
+        make_cache(group, plan.cache, space, animator.encoder, Base.of(start), config, progress)
     return start
+
+
+def _autoencoder(out: Path, clips: list[VideoClip], progress: Progress, report: Callable[[str], None]) -> Path:
+    """One of our own, whose decoder knows long stretches too."""
+    first = VideoVAERecipe(out=out / "autoencoder")
+    vae = train_video_vae(first, clips, progress, report)
+    return train_video_vae(replace(first, out=out / "decoder").lengthened(vae), clips, progress, report)
+
+
+def _spoken(recordings: Sequence[Clip], sounds: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """All speech by speaker: what is said in recordings, and more."""
+    speech = {speaker: list(paths) for speaker, paths in sounds.items()}
+    for clip in recordings:
+        if clip.talks:
+            speech.setdefault(clip.person, []).append(clip.path)
+    return speech
 
 
 def _space(plan: Study, base: Path) -> VideoSpace:
@@ -294,14 +315,13 @@ def _trained(
 
 
 def _heard(plan: Study, name: str, seed: int, accelerator: Any) -> tuple[Hearing, float]:
-    """What a run takes from speech, on ``val``, and what that adds; kept beside it."""
+    """What a run takes from speech, on the recordings of ``val``, and what that adds, on its taught clips; kept beside it."""
     file = plan.folder(name, seed) / "heard.json"
     if not file.exists():
-        generator, windows = policy_of(
-            _policy(plan, file.with_name("adapter.safetensors"), seed, whole_windows(plan.windows)), plan.generation, accelerator,
-            split="val",
-        )
+        recipe = _policy(plan, file.with_name("adapter.safetensors"), seed, whole_windows(plan.windows))
+        generator, windows = policy_of(recipe, plan.generation, accelerator, split=_SPLITS[RECORDED])
         own = hearing(generator.net, windows, _space(plan, plan.base))
+        generator, windows = policy_of(recipe, plan.generation, accelerator, split=_SPLITS[TAUGHT])
         gain = added(generator.net, windows, close=plan.close)
         file.write_text(json.dumps({"heard": asdict(own), "added": gain}))
     kept = json.loads(file.read_text())
@@ -316,7 +336,8 @@ def _policy(plan: Study, adapter: Path, seed: int, windows: WindowConfig) -> Vid
 def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
     """Videos of all runs and of what they are held against, as far as they are not there yet."""
     space = _space(plan, plan.base)
-    chosen = _chosen(plan)
+    recorded = [clip for clip in load_clips(plan.out / "clips", "val") if not _faded(clip)]
+    chosen = {RECORDED: _chosen(plan, recorded), TAUGHT: _chosen(plan, load_clips(plan.out / "tests", "val"))}
     pairs = []
     for seed in range(plan.seeds):
         adapters = {name: plan.folder(name, seed) / "adapter.safetensors" for name in plan.ways}
@@ -326,41 +347,42 @@ def _shown(plan: Study, accelerator: Any, progress: Progress) -> list[Pair]:
         if FULL in adapters:
             systems |= {f"intensity {value:g}": (adapters[FULL], value) for value in INTENSITIES}
         for system, (adapter, intensity) in systems.items():
-            pairs += _videos(plan, system, seed, adapter, intensity, space, chosen, accelerator, progress)
-    return [*pairs, *_ceiling(plan, space, chosen)]
+            for group, clips in chosen.items() if intensity is None else [(RECORDED, chosen[RECORDED])]:
+                pairs += _videos(plan, system, seed, adapter, intensity, space, group, clips, accelerator, progress)
+    return [*pairs, *(pair for group, clips in chosen.items() for pair in _ceiling(plan, space, group, clips))]
 
 
-def _chosen(plan: Study) -> list[VideoClip]:
-    """The longest clips of everybody in ``val`` who talks, but for those whose first picture is no portrait: faded in."""
+def _chosen(plan: Study, clips: Sequence[VideoClip]) -> list[VideoClip]:
+    """The longest ones of everybody who talks."""
     people: dict[str, list[VideoClip]] = {}
-    for clip in sorted(load_clips(plan.out / "clips", "val"), key=len, reverse=True):
+    for clip in sorted(clips, key=len, reverse=True):
         own = people.setdefault(clip.person, [])
-        if clip.talks and len(clip) >= _pictures(plan) and len(own) < plan.most and not _faded(clip):
+        if clip.talks and len(clip) >= _pictures(plan) and len(own) < plan.most:
             own.append(clip)
     return [clip for group in people.values() for clip in group]
 
 
 def _faded(clip: VideoClip) -> bool:
-    """Whether the first picture is much lighter or darker than the others."""
+    """Whether the first picture is much lighter or darker than the others: that is no portrait."""
     light = np.asarray(clip.pictures).mean((1, 2, 3))
     return bool(abs(light[0] - np.median(light)) > _FADED)
 
 
 def _videos(
-    plan: Study, system: str, seed: int, adapter: Path, intensity: float | None, space: VideoSpace, clips: Sequence[VideoClip],
-    accelerator: Any, progress: Progress,
+    plan: Study, system: str, seed: int, adapter: Path, intensity: float | None, space: VideoSpace, group: str,
+    clips: Sequence[VideoClip], accelerator: Any, progress: Progress,
 ) -> list[Pair]:
     """Each clip's first picture, said what was said in it. Nothing else of the recording is known."""
     folder = plan.out / "videos" / f"{system.replace(' ', '-')}-{seed}"
-    pairs = [_pair(plan, clip, system, folder / f"{_stem(clip)}.mp4", seed) for clip in clips]
+    pairs = [_pair(plan, group, clip, system, folder / f"{_stem(clip)}.mp4", seed) for clip in clips]
     if all(pair.generated.exists() for pair in pairs):
         return pairs
     folder.mkdir(parents=True, exist_ok=True)
-    generator, windows = policy_of(_policy(plan, adapter, seed, plan.windows), plan.generation, accelerator, split="val")
+    generator, windows = policy_of(_policy(plan, adapter, seed, plan.windows), plan.generation, accelerator, split=_SPLITS[group])
     numbers = {(example.name, example.first): i for i, example in enumerate(windows.examples)}
     take = VideoRolloutRecipe(ratios=(0.0,), latents=plan.latents, seed=seed)
     for i, (clip, pair) in enumerate(zip(clips, pairs, strict=True)):
-        progress(f"making videos, {system}", i, len(clips))
+        progress(f"making videos, {system}, {group}", i, len(clips))
         if pair.generated.exists():
             continue
         number = numbers[clip.name, PER_PICTURE * clip.first]
@@ -373,22 +395,22 @@ def _videos(
             scene = replace(scene, face=windows.examples[number].whole("faces")[:1])
         latents = rolled(generator, windows, number, take, scene=scene)
         _write(pair.generated, space, latents, _sound(plan, clip))
-    progress(f"making videos, {system}", len(clips), len(clips))
+    progress(f"making videos, {system}, {group}", len(clips), len(clips))
     return pairs
 
 
-def _ceiling(plan: Study, space: VideoSpace, clips: Sequence[VideoClip]) -> list[Pair]:
+def _ceiling(plan: Study, space: VideoSpace, group: str, clips: Sequence[VideoClip]) -> list[Pair]:
     """The recordings themselves through the autoencoder: more than it keeps nobody can make."""
     folder = plan.out / "videos" / CEILING
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [_pair(plan, clip, CEILING, folder / f"{_stem(clip)}.mp4", 0) for clip in clips]
+    pairs = [_pair(plan, group, clip, CEILING, folder / f"{_stem(clip)}.mp4", 0) for clip in clips]
     for clip, pair in zip(clips, pairs, strict=True):
         if not pair.generated.exists():
             _write(pair.generated, space, space.encode(list(clip.pictures[: _pictures(plan)])), _sound(plan, clip))
     return pairs
 
 
-def _pair(plan: Study, clip: VideoClip, system: str, generated: Path, seed: int) -> Pair:
+def _pair(plan: Study, group: str, clip: VideoClip, system: str, generated: Path, seed: int) -> Pair:
     """With the recording, cut as the video is, which is written here."""
     folder = plan.out / "videos" / "recorded"
     folder.mkdir(parents=True, exist_ok=True)
@@ -399,8 +421,7 @@ def _pair(plan: Study, clip: VideoClip, system: str, generated: Path, seed: int)
     if not recording.exists():
         _encode(recording, pictures, _sound(plan, clip))
     return Pair(
-        name=f"{_stem(clip)} {seed}", generated=generated, recording=recording, portrait=portrait, group=group_of(clip.person),
-        system=system,
+        name=f"{_stem(clip)} {seed}", generated=generated, recording=recording, portrait=portrait, group=group, system=system,
     )
 
 
