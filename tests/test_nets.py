@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivavoce.generate import MotionGenerator, WindowConfig, frame_noise
-from vivavoce.latent.motion import Layout
+from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
+from vivavoce.nets.expectation import LipExpectation
 from vivavoce.nets.filters import banded, boxes, convolved
 from vivavoce.nets.hearing import Memory, hear, hear_all, hear_silence, running_mean
 from vivavoce.nets.inject import MultiHeadFiLM, WindowAttention
@@ -44,13 +45,26 @@ def make_net(seed: int = 0, fresh: bool = False, **config: str) -> MotionTransfo
     return net
 
 
+def make_lips(**changes: float) -> LipExpectation:
+    """An ensemble that says something."""
+    torch.manual_seed(5)
+    lips = LipExpectation(LipExpectation.Config(**{
+        "heard": LEVELS.heard, "plain": LEVELS.heard // 2, "event": LAYOUT.width, "stride": LEVELS.stride, "members": 4,
+        "width": 8, "dilations": (1, 2), "groups": 2, "ahead": LEVELS.ahead, "share": 0.5, **changes,
+    })).eval()
+    lips.directions[:, :4] = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, -1.0, 0.0]])
+    lips.level.copy_(torch.tensor([0.3, -0.2]))
+    return lips
+
+
 def make_generator(
-    seed: int = 0, amplitude: dict[str, float] | None = None, inertia: dict[str, float] | None = None, **config: str
+    seed: int = 0, amplitude: dict[str, float] | None = None, inertia: dict[str, float] | None = None,
+    lips: LipExpectation | None = None, **config: str
 ) -> MotionGenerator:
     windows = WindowConfig(hop=5, prefix=10, steps=2, guidance=1.5, amplitude=amplitude or {}, inertia=inertia or {})
     return MotionGenerator(
         make_net(seed, **config), LAYOUT, windows, mean=torch.arange(7.0), std=torch.linspace(0.5, 2, 7), style=torch.zeros(3),
-        silence=torch.full((FEATURES,), -1.0),
+        silence=torch.full((FEATURES,), -1.0), lips=lips,
     )
 
 
@@ -236,11 +250,11 @@ def test_noise_belongs_to_seed_and_frame() -> None:
     assert not torch.equal(frame_noise(3, range(4), 5), frame_noise(4, range(4), 5))
 
 
-@pytest.mark.parametrize("injection", ["film", "attention"])
+@pytest.mark.parametrize(("injection", "led"), [("film", False), ("attention", False), ("film", True)])
 @given(cuts=st.lists(st.integers(1, 23), min_size=1, max_size=12), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_any_cut_of_the_features_gives_the_same_motion(injection: str, cuts: list[int], seed: int) -> None:
-    generator = make_generator(injection=injection)
+def test_any_cut_of_the_features_gives_the_same_motion(injection: str, led: bool, cuts: list[int], seed: int) -> None:
+    generator = make_generator(injection=injection, lips=make_lips() if led else None)
     features = torch.randn(1, sum(cuts), FEATURES, generator=torch.Generator().manual_seed(seed))
     whole, _ = generator.step(features, generator.start(), seed=seed, last=True)
     state, parts = generator.start(), []
@@ -307,7 +321,7 @@ def test_resuming_from_its_own_motion_changes_nothing_but_what_was_heard() -> No
 
 
 def test_weights_travel_with_statistics_and_configuration(tmp_path: Path) -> None:
-    generator = make_generator()
+    generator = make_generator(lips=make_lips())
     generator.save(tmp_path / "motion.safetensors", {"note": "test"})
     loaded = MotionGenerator.load(tmp_path / "motion.safetensors")
     features = torch.randn(1, 60, FEATURES)
@@ -316,6 +330,8 @@ def test_weights_travel_with_statistics_and_configuration(tmp_path: Path) -> Non
     assert torch.equal(ours, theirs)
     assert loaded.windows == generator.windows
     assert loaded.net.config == generator.net.config
+    assert loaded.lips is not None
+    assert loaded.lips.config == make_lips().config
 
 
 def test_weights_of_another_version_are_refused(tmp_path: Path) -> None:
@@ -340,6 +356,78 @@ def test_inertia_keeps_part_of_the_last_frame_across_windows_and_nothing_else() 
     second, _ = generator.step(speech[:, 33:], state, seed=0, last=True)
     assert 0 < first.shape[1] < len(heavy)
     assert torch.equal(torch.cat([first, second], 1)[0], generator.step(speech, generator.start(), seed=0, last=True)[0][0])
+
+
+def test_expected_lips_hear_exactly_as_far_as_declared() -> None:
+    lips = make_lips()
+    config, frames = lips.config, 4
+    heard = torch.randn(1, config.features(frames) + 6, config.heard, generator=torch.Generator().manual_seed(2))
+    plain = lips(heard, frames)
+    assert plain.abs().min() > 0
+    first = heard.shape[1] - config.features(frames)
+    last_of_first = first + config.stride * (config.past + 1 + config.ahead) - 1
+    for feature, moves in ((first - 1, False), (first, True), (last_of_first, True), (last_of_first + 1, False)):
+        changed = heard.clone()
+        changed[:, feature] += 5.0
+        assert ((lips(changed, frames) - plain)[0, 0].abs().max() > 1e-6) == moves, feature
+
+
+def test_every_other_member_does_not_hear_the_means_and_none_hears_for_another() -> None:
+    lips = make_lips()
+    config = lips.config
+    given = torch.randn(config.members, 2, config.past + 3 + config.ahead, config.stride * config.heard)
+    plain = lips.each(given)
+    means = torch.arange(config.heard).repeat(config.stride) >= config.plain
+    moved = (lips.each(given + 3.0 * torch.randn(given.shape[-1]) * means) - plain).abs().amax((1, 2, 3))
+    assert (moved > 1e-4).tolist() == [False, True] * (config.members // 2)
+    other = given.clone()
+    other[2] += torch.randn_like(other[2])
+    moved = (lips.each(other) - plain).abs().amax((1, 2, 3))
+    assert (moved > 1e-5).tolist() == [i == 2 for i in range(config.members)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_motion_is_led_a_share_of_the_shortest_way_to_the_expected_lips(share: float) -> None:
+    lips = make_lips(share=share)
+    motion, expected, lively = torch.randn(3, 5, LAYOUT.width), torch.randn(1, 5, 2), torch.rand(5, 1) + 0.5
+    led = lips.lead(motion, expected, lively)
+    before, after = motion @ lips.directions.T, led @ lips.directions.T
+    torch.testing.assert_close(after, before + share * (lips.level + lively * expected - before))
+    across = torch.linalg.qr(lips.directions.T, mode="complete").Q[:, 2:]  # all that changes neither opening nor width
+    torch.testing.assert_close(led @ across, motion @ across)
+
+
+def test_what_is_expected_leads_every_frame_the_same_way_however_it_is_made() -> None:
+    """In windows, in takes that are drawn again for post-training, and in graphs of live sessions."""
+    lips = make_lips(share=1.0)
+    generator, speech = make_generator(lips=lips), torch.randn(61, FEATURES, generator=torch.Generator().manual_seed(3))
+    made = generator.samples(speech[None], [0])[0] @ lips.directions.T
+    shown = generator.shown(torch.randn(1, 20, LAYOUT.width), speech, 0)[0] @ lips.directions.T
+    torch.testing.assert_close(shown, made[:20], atol=1e-4, rtol=1e-4)
+    free = make_generator().samples(speech[None], [0])[0] @ lips.directions.T
+    assert (made - free).abs().mean() > 0.1
+    live = generator.live()
+    assert live.lips is lips
+    torch.testing.assert_close(live.samples(speech[None], [0])[0] @ lips.directions.T, made, atol=1e-4, rtol=1e-4)
+
+
+def test_the_slow_part_of_a_place_is_its_mean_that_forgets_however_it_is_cut() -> None:
+    layout = Layout({"lips_jaw": 4, "translation": 2, "log_scale": 1})
+    windows = WindowConfig(hop=5, prefix=10, sway=3.0, sway_seconds=0.4)
+    swaying = MotionGenerator(
+        make_net(), layout, windows, mean=torch.zeros(7), std=torch.ones(7), style=torch.zeros(3), silence=torch.zeros(FEATURES)
+    )
+    packed = torch.randn(1, 30, 7, generator=torch.Generator().manual_seed(4))
+    share = 1 / (0.4 * MOTION_RATE_HZ)
+    expected = torch.stack([sum(share * (1 - share) ** (t - i) * packed[0, i] for i in range(t + 1)) for t in range(30)])
+    slow = swaying.slow(packed)
+    torch.testing.assert_close(slow[0], expected)
+    assert torch.equal(torch.cat([swaying.slow(packed[:, :7]), swaying.slow(packed[:, 7:], slow[:, 6])], 1), slow)
+    moved = swaying.around_rest(packed) - packed
+    torch.testing.assert_close(moved[..., 4:6], 2 * slow[..., 4:6])
+    assert not moved[..., :4].any()
+    assert not moved[..., 6:].any()
+    assert torch.equal(swaying.around_rest(packed[:, 7:], slow[:, 7:]), swaying.around_rest(packed)[:, 7:])
 
 
 def test_amplitude_scales_what_comes_out_and_nothing_else() -> None:

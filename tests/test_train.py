@@ -18,6 +18,7 @@ from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel, lip_opening
 from vivavoce.latent.motion import Layout
 from vivavoce.latent.stretches import stretches
+from vivavoce.nets.hearing import cut
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.speech.analysis import Analysis
 from vivavoce.speech.encoder import SAMPLE_RATE_HZ, features
@@ -39,8 +40,9 @@ from vivavoce.train.data import (
     without_blinks,
 )
 from vivavoce.train.disguise import disguise
+from vivavoce.train.expectation import ExpectationRecipe
 from vivavoce.train.loop import digest
-from vivavoce.train.motion import MotionRecipe, Sampler, cut, loss_weight, prepare, statistics, train_motion
+from vivavoce.train.motion import MotionRecipe, Sampler, loss_weight, prepare, statistics, train_motion
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,10 @@ def toy_recipe(out: Path, model: FaceModel, **changes: float) -> MotionRecipe:
     out.mkdir(parents=True)
     save_examples(toy_examples(model), out / "examples-train.safetensors")
     levels = {"listen": ("acoustic", "prosodic")}
-    recipe = MotionRecipe(data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3, levels=levels)
+    lips = ExpectationRecipe(steps=2, batch=2, frames=20, members=2, width=16)
+    recipe = MotionRecipe(
+        data=Path("nowhere"), out=out, steps=6, batch=4, warmup=2, checkpoint_every=3, levels=levels, lips=lips
+    )
     return replace(recipe, **changes)
 
 

@@ -206,6 +206,7 @@ class Session:
         self._listen_anew()
         self._landmarks = np.zeros((0, *animator.space.model.mean.shape))  # of motion frames that may still be shown
         self._packed = torch.zeros(0, animator.space.layout.width)  # the same frames, as the generator made them
+        self._slow = torch.zeros_like(self._packed)  # and their slow part (`MotionGenerator.slow`)
         self._first = 0  # motion frame number of the first of those
         self._shown = 0  # output frames given out
         self._begun = 0.0  # second at which the sound that is being spoken began
@@ -265,7 +266,7 @@ class Session:
         self._settings = replace(self._settings, controls=controls)
 
     def _keep(self, frames: int) -> None:
-        self._packed, self._landmarks = self._packed[:frames], self._landmarks[:frames]
+        self._packed, self._slow, self._landmarks = self._packed[:frames], self._slow[:frames], self._landmarks[:frames]
 
     def _resume(self, begun: float) -> None:
         """Be ready for new sound from second ``begun`` of the frames on; its motion follows the last motion frame there is."""
@@ -290,13 +291,14 @@ class Session:
         )
         if packed.shape[1] == 0:
             return
-        landmarks = self._move(packed[0])
+        slow = animator.generator.slow(packed[0], self._slow[-1] if len(self._slow) else None)
+        landmarks = self._move(packed[0], slow)
         self._landmarks = np.concatenate([self._landmarks, landmarks])
-        self._packed = torch.cat([self._packed, packed[0]])
+        self._packed, self._slow = torch.cat([self._packed, packed[0]]), torch.cat([self._slow, slow])
 
-    def _move(self, packed: Float[Tensor, "t d"]) -> Float[np.ndarray, "t n 3"]:
+    def _move(self, packed: Float[Tensor, "t d"], slow: Float[Tensor, "t d"]) -> Float[np.ndarray, "t n 3"]:
         space, reference = self._animator.space, self.reference
-        motion = self._settings.controls.apply(space.layout.unpack(self._animator.generator.around_rest(packed)))
+        motion = self._settings.controls.apply(space.layout.unpack(self._animator.generator.around_rest(packed, slow)))
         first = self._first + len(self._packed)
         closure = self._blinks.closure(first, len(motion))
         return space.landmarks(space.with_blinks(motion, closure, reference.lids), reference)
@@ -320,6 +322,7 @@ class Session:
         keep = self._animator.generator.windows.prefix + 1
         spare = int(self._shown * MOTION_RATE_HZ / self._settings.fps) - keep - self._first
         if spare > keep:
-            self._landmarks, self._packed, self._first = self._landmarks[spare:], self._packed[spare:], self._first + spare
+            self._landmarks, self._first = self._landmarks[spare:], self._first + spare
+            self._packed, self._slow = self._packed[spare:], self._slow[spare:]
 
 

@@ -18,9 +18,10 @@ from vivavoce.flow.guide import guided, pinned, with_prefix
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.graph import Graph, traced
 from vivavoce.latent.closure import LEAD, TRAIL, LipClosure, demanded
-from vivavoce.latent.motion import Layout
+from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
 from vivavoce.nets.condition import Condition
-from vivavoce.nets.hearing import Memory, hear, hear_silence
+from vivavoce.nets.expectation import LipExpectation
+from vivavoce.nets.hearing import Memory, cut, hear, hear_all, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.nets.vivacity import Vivacity
@@ -60,6 +61,8 @@ class WindowConfig:
     ``temperature``: standard deviation of the noise by motion field, and ``amplitude``: factor on the motion that comes out,
     which gives back the spread that sampling in few steps loses; 1 for fields that are not named. ``inertia``: share of its last
     place that a field keeps from frame to frame, 0 if it is not named: a head is heavy, and sampling in few steps trembles.
+    ``sway``: factor on the slow part of the head's place, its mean that forgets within ``sway_seconds``: people sway, and windows
+    of a second or two don't see it.
     """
 
     hop: int = 10
@@ -69,6 +72,8 @@ class WindowConfig:
     temperature: Mapping[str, float] = field(default_factory=dict)
     amplitude: Mapping[str, float] = field(default_factory=dict)
     inertia: Mapping[str, float] = field(default_factory=dict)
+    sway: float = 1.0
+    sway_seconds: float = 2.0
 
 
 class MotionGenerator:
@@ -81,24 +86,31 @@ class MotionGenerator:
     def __init__(
         self, net: MotionTransformer, layout: Layout, windows: WindowConfig, *,
         mean: Float[Tensor, " d"], std: Float[Tensor, " d"], style: Float[Tensor, " k"], silence: Float[Tensor, " w"],
-        closure: LipClosure | None = None, vivacity: Vivacity | None = None, metadata: Mapping[str, str] | None = None,
-        fixed: bool = False,
+        closure: LipClosure | None = None, vivacity: Vivacity | None = None, lips: LipExpectation | None = None,
+        metadata: Mapping[str, str] | None = None, fixed: bool = False,
     ):
         """``mean``, ``std``: of packed motion; ``style``: the default one, normalised; ``silence``: the features of silence.
 
         ``closure``: shuts the lips on p, b, m and in silence, where the encoder tells of them (`speech.streams`). ``vivacity``:
-        makes lively voices move more; without it all move alike. ``metadata``: what was saved with the weights; "encoder" says
+        makes lively voices move more; without it all move alike. ``lips``: leads them to what speech alone makes one expect of
+        them. ``metadata``: what was saved with the weights; "encoder" says
         which encoder's features they want (`speech.encoders`). ``fixed``: windows of one listener with a whole prefix, steps and
         guidance as recommended, are a graph (`graph.traced`): they take half the time.
         """
+        if lips is not None:  # they hear what the network does, no further
+            levels = net.config.levels
+            assert (lips.config.stride, lips.config.ahead) == (levels.stride, levels.ahead), (lips.config, levels)
+            assert lips.config.stride * lips.config.past <= levels.history, (lips.config, levels)
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
-        self.closure, self.vivacity = closure, vivacity
+        self.closure, self.vivacity, self.lips = closure, vivacity, lips.eval() if lips else None
         self.mean, self.std, self.style, self.silence = mean, std, style, silence
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})
         self.scale = std * layout.spread({**unchanged, **windows.amplitude})
         self.inertia = layout.spread({**dict.fromkeys(layout.widths, 0.0), **windows.inertia})
+        self.swaying = layout.spread({name: float(name == "translation") for name in layout.widths})
         self._whole = self._traced() if fixed else None
+        self._awaited = self._traced_lips(self.lips) if fixed and self.lips else self.lips
 
     def live(self) -> MotionGenerator:
         """The same network for sound that is still being spoken: in short windows it waits for less of it, and with a short
@@ -106,7 +118,7 @@ class MotionGenerator:
         windows = replace(self.windows, hop=LIVE_HOP, prefix=LIVE_PREFIX, steps=LIVE_STEPS)
         return MotionGenerator(
             self.net, self.layout, windows, mean=self.mean, std=self.std, style=self.style, silence=self.silence,
-            closure=self.closure, vivacity=self.vivacity, metadata=self.metadata, fixed=True,
+            closure=self.closure, vivacity=self.vivacity, lips=self.lips, metadata=self.metadata, fixed=True,
         )
 
     def start(self, seeds: int = 1) -> GeneratorState:
@@ -134,10 +146,25 @@ class MotionGenerator:
             last=last, voice=nobody, lively=lively[None].clone(), calm=lively.clone(), done=frame,
         )
 
-    def around_rest(self, packed: Float[Tensor, "*b t d"]) -> Float[Tensor, "*b t d"]:
-        """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are: their averages come off."""
+    def around_rest(
+        self, packed: Float[Tensor, "*b t d"], slow: Float[Tensor, "*b t d"] | None = None
+    ) -> Float[Tensor, "*b t d"]:
+        """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are (their averages come off), and
+        that sways. ``slow``: `slow` of these frames, where they are not the first ones."""
         still = self.layout.spread({name: float(name in ("cheeks_brows", "eyelids", "gaze")) for name in self.layout.widths})
-        return packed - still * self.mean
+        rested = packed - still * self.mean
+        if self.windows.sway == 1:
+            return rested
+        return rested + (self.windows.sway - 1) * self.swaying * (self.slow(packed) if slow is None else slow)
+
+    def slow(self, packed: Float[Tensor, "*b t d"], before: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b t d"]:
+        """The slow part of packed motion at each frame; ``before``: at the frame before. In the portrait's own place at first."""
+        share = 1 / (self.windows.sway_seconds * MOTION_RATE_HZ)
+        value, values = packed.new_zeros(*packed.shape[:-2], packed.shape[-1]) if before is None else before, [packed[..., :0, :]]
+        for frame in packed.unbind(-2):
+            value = torch.lerp(value, frame, share)
+            values.append(value[..., None, :])
+        return torch.cat(values, -2)
 
     def step(
         self, features: Float[Tensor, "1 s w"], state: GeneratorState, *, seed: int, last: bool = False,
@@ -156,8 +183,8 @@ class MotionGenerator:
         return self._step(features, self.start(len(seeds)), seeds, True, steps, guidance)[0]
 
     def shown(self, takes: Float[Tensor, "k t d"], features: Float[Tensor, "s w"], first: int) -> Float[Tensor, "k t d"]:
-        """Packed motion as it comes out, of normalised takes as the network makes them: with the amplitudes, lips closed where
-        the utterance demands it, and inertia; only vivacity is left out.
+        """Packed motion as it comes out, of normalised takes as the network makes them: with the amplitudes, lips as the
+        utterance makes one expect and closed where it demands it, and inertia; only vivacity is left out.
 
         ``features``: of the whole utterance; ``first``: the feature of the takes' first frame.
         """
@@ -166,7 +193,12 @@ class MotionGenerator:
         heard = said(features, levels.streams)[max(begin, 0) : max(end, 0)]
         around = (max(-begin, 0), max(end - max(len(features), begin), 0))
         visemes = torch.cat([heard.new_zeros(around[0], heard.shape[1]), heard, heard.new_zeros(around[1], heard.shape[1])])
-        return self._settled(self._closed(takes * self.scale + self.mean, visemes), takes[:, :0])
+        moved = takes * self.scale + self.mean
+        if self.lips is not None:
+            span = range(first - levels.history, first + levels.stride * (takes.shape[1] - 1) + 1 + levels.lookahead)
+            heard = cut(hear_all(features, levels), span, hear_silence(self.silence, levels))
+            moved = self.lips.lead(moved, self.lips(heard[None], takes.shape[1]), takes.new_ones(1, 1))
+        return self._settled(self._closed(moved, visemes), takes[:, :0])
 
     @torch.inference_mode()
     def _step(
@@ -191,7 +223,8 @@ class MotionGenerator:
             if heard.shape[1] < span:
                 break
             window = self._window(heard[:, :span], prefix, done, seeds, steps or self.windows.steps, guidance)
-            moved = window * (self.scale * self._factors(lively[1 : 1 + hop * levels.stride : levels.stride])) + self.mean
+            factors = lively[1 : 1 + hop * levels.stride : levels.stride]
+            moved = self._led(window * (self.scale * self._factors(factors)) + self.mean, heard[:, :span], factors)
             made.append(self._settled(self._closed(moved, visemes), shown))
             shown = made[-1][:, -1:]
             known = torch.cat([prefix, window], 1)
@@ -221,6 +254,16 @@ class MotionGenerator:
     def _factors(self, lively: Float[Tensor, "*t f"]) -> Float[Tensor, "*t d"]:
         """Factors on packed motion from their logarithms by field."""
         return torch.exp(lively).repeat_interleave(torch.tensor(list(self.layout.widths.values())), -1)
+
+    def _led(
+        self, motion: Float[Tensor, "b t d"], heard: Float[Tensor, "1 s v"], lively: Float[Tensor, "t f"]
+    ) -> Float[Tensor, "b t d"]:
+        """New frames, their lips led to what is expected; ``heard``: up to all that the last frame depends on."""
+        if self.lips is None or self._awaited is None:
+            return motion
+        frames, field = motion.shape[1], list(self.layout.widths).index("lips_jaw")
+        near = heard[:, heard.shape[1] - self.lips.config.features(frames) :]
+        return self.lips.lead(motion, self._awaited(near, frames), torch.exp(lively[:, field : field + 1]))
 
     def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
         """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""
@@ -273,6 +316,12 @@ class MotionGenerator:
         prefix, fresh = heard.new_zeros(1, windows.prefix, width), heard.new_zeros(1, windows.hop, width)
         return traced(solved, heard, prefix, fresh, networks=(self.net,))
 
+    def _traced_lips(self, lips: LipExpectation) -> Graph:
+        hop = self.windows.hop
+        near = hear_silence(self.silence, self.net.config.levels).expand(1, lips.config.features(hop), -1)
+        graph = traced(lambda heard: lips(heard, hop), near, networks=(lips,))
+        return lambda heard, _frames: graph(heard)
+
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Weights, statistics and configuration in one safetensors file."""
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
@@ -281,7 +330,11 @@ class MotionGenerator:
             tensors["closure.across"] = self.closure.across
         if self.vivacity is not None:
             tensors |= {"vivacity.weight": self.vivacity.weight, "vivacity.mean": self.vivacity.mean}
+        if self.lips is not None:
+            tensors |= {f"lips.{k}": v for k, v in self.lips.state_dict().items()}
         config = {"net": asdict(self.net.config), "layout": dict(self.layout.widths), "windows": asdict(self.windows)}
+        if self.lips is not None:
+            config["lips"] = asdict(self.lips.config)
         save_file({k: v.contiguous() for k, v in tensors.items()}, path, {**metadata, "config": json.dumps(config)})
 
     @classmethod
@@ -297,16 +350,24 @@ class MotionGenerator:
             config = json.loads(metadata.pop("config"))
             net = MotionTransformer(net_config(config["net"]))
             windows = WindowConfig(**config["windows"])
+            lips = LipExpectation(LipExpectation.Config.of(config["lips"])) if "lips" in config else None
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is of another version of vivavoce ({error}): train the network again") from error
-        net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        net.load_state_dict(_part(tensors, "net."))
+        if lips is not None:
+            lips.load_state_dict(_part(tensors, "lips."))
         return cls(
             net, Layout(config["layout"]), windows,
             mean=tensors["mean"], std=tensors["std"], style=tensors["style"], silence=tensors["silence"],
             closure=LipClosure(tensors["closure.across"]) if "closure.across" in tensors else None,
             vivacity=Vivacity(tensors["vivacity.weight"], tensors["vivacity.mean"]) if "vivacity.mean" in tensors else None,
-            metadata=metadata,
+            lips=lips, metadata=metadata,
         )
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def net_config(values: Mapping[str, Any]) -> MotionTransformer.Config:

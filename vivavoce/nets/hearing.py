@@ -54,6 +54,16 @@ def hear_silence(silence: Float[Tensor, " w"], levels: LevelsConfig) -> Float[Te
     return listened if levels.memory is None else torch.cat([listened, listened], -1)
 
 
+def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, " w"]) -> Float[Tensor, "n w"]:
+    """What is heard in a span, silence where there is nothing."""
+    out = silence.expand(len(span), -1).clone()
+    if speech is not None:
+        a, b = max(span.start, 0), min(span.stop, len(speech))
+        if a < b:
+            out[a - span.start : b - span.start] = speech[a:b]
+    return out
+
+
 def running_mean(
     features: Float[Tensor, "s w"], memory: Memory, longest: int
 ) -> tuple[Float[Tensor, "s w"], Memory]:

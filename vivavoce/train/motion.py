@@ -21,7 +21,6 @@ from vivavoce.generate import MotionGenerator, WindowConfig
 from vivavoce.latent.closure import LipClosure
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
-from vivavoce.nets.hearing import hear_all, hear_silence
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.speech.encoder import SpeechEncoder, features
@@ -40,10 +39,13 @@ from vivavoce.train.data import (
     save_examples,
     track_clips,
 )
+from vivavoce.train.expectation import CHECKPOINT as LIPS_CHECKPOINT
+from vivavoce.train.expectation import ExpectationRecipe, learn_expectation
 from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed_precision, stamp_of
 from vivavoce.train.vivacity import learn_vivacity
+from vivavoce.train.windows import Stretches
 
-FILES = ("checkpoint.pt", "motion.safetensors")  # what a run leaves in its folder
+FILES = ("checkpoint.pt", LIPS_CHECKPOINT, "motion.safetensors")  # what a run leaves in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class MotionRecipe:
     plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
         guidance=1.6, temperature={"lips_jaw": 0.6},
-        amplitude={"lips_jaw": 1.08, "cheeks_brows": 2.5, "rotation": 1.2, "translation": 1.2, "log_scale": 1.2},
+        amplitude={"lips_jaw": 1.08, "cheeks_brows": 2.5, "rotation": 1.2, "translation": 1.2, "log_scale": 1.8}, sway=3.0,
         inertia={"cheeks_brows": 0.7, "rotation": 0.5, "translation": 0.5, "log_scale": 0.5},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
@@ -82,6 +84,7 @@ class MotionRecipe:
     liveliness: tuple[float, float, float] = (0.0, 0.0, 1.0)
     levels: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of LevelsConfig
     net: Mapping[str, Any] = field(default_factory=dict)  # and of MotionTransformer.Config
+    lips: ExpectationRecipe | None = field(default_factory=ExpectationRecipe)
     dropout: float = 0.1
     speech_noise: float = 0.3  # deviation of noise on the speech features
     checkpoint_every: int = 500
@@ -105,46 +108,26 @@ class Batch:
 
 
 class Sampler:
-    """Random windows, a person first, then one of the person's stretches in proportion to length."""
+    """Random windows (`Stretches`), normalised, with the style and the habits of who moves."""
 
     def __init__(self, examples: Sequence[Example], levels: LevelsConfig, silence: Tensor, mean: Tensor, std: Tensor,
                  style_mean: Tensor, style_std: Tensor, person_power: float):
-        heard = {id(e.speech): hear_all(e.speech, levels) for e in examples if e.speech is not None}
-        self.examples = [replace(e, speech=heard.get(id(e.speech))) for e in examples]
-        self.levels, self.silence = levels, hear_silence(silence, levels)
+        self.stretches = Stretches(examples, levels, silence, person_power)
         self.mean, self.std, self.style_mean, self.style_std = mean, std, style_mean, style_std
         self.habits = habits(examples, mean, std)
-        people: dict[str, list[int]] = {}
-        for i, example in enumerate(examples):
-            people.setdefault(example.person, []).append(i)
-        self.people = list(people.values())
-        self.lengths = [np.array([len(examples[i].motion) for i in group], float) for group in self.people]
-        weight = np.array([lengths.sum() for lengths in self.lengths]) ** person_power
-        self.person_weight = weight / weight.sum()
 
     def draw(self, count: int, frames: int, rng: np.random.Generator, drop_speech: float, drop_style: float) -> Batch:
         """``count`` windows of ``frames`` frames; the conditions are dropped with these probabilities."""
-        motions: list[Tensor] = []
-        speeches, styles, has, speakers = [], [], [], []
-        levels = self.levels
-        while len(motions) < count:
-            person = rng.choice(len(self.people), p=self.person_weight)
-            lengths = np.where(self.lengths[person] >= frames, self.lengths[person], 0.0)
-            if lengths.sum() == 0:
-                continue
-            example = self.examples[self.people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]]
-            start = int(rng.integers(len(example.motion) - frames + 1))
-            motions.append((example.motion[start : start + frames] - self.mean) / self.std)
-            first = example.first + levels.stride * start
-            span = range(first - levels.history, first + levels.stride * (frames - 1) + 1 + levels.lookahead)
-            speeches.append(cut(example.speech, span, self.silence))
-            has.append(example.speech is not None)
-            speakers.append(self.habits.get(example.person, (torch.zeros_like(self.mean), torch.ones_like(self.std))))
-            styles.append((example.style - self.style_mean) / self.style_std)
-        has_speech = torch.tensor(has) & torch.from_numpy(rng.random(count) >= drop_speech)
+        drawn = self.stretches.draw(count, frames, rng)
+        has = torch.tensor([example.speech is not None for example in drawn.examples])
+        average = torch.zeros_like(self.mean), torch.ones_like(self.std)
+        speakers = [self.habits.get(example.person, average) for example in drawn.examples]
+        styles = torch.stack([(example.style - self.style_mean) / self.style_std for example in drawn.examples])
+        has_speech = has & torch.from_numpy(rng.random(count) >= drop_speech)
         has_style = torch.from_numpy(rng.random(count) >= drop_style)
         habit, spread = (torch.stack(part)[:, None] for part in zip(*speakers, strict=True))
-        return Batch(torch.stack(motions), torch.stack(speeches), torch.stack(styles), has_speech, has_style, habit, spread)
+        motion = (drawn.motion - self.mean) / self.std
+        return Batch(motion, drawn.speech, styles, has_speech, has_style, habit, spread)
 
 
 def habits(examples: Sequence[Example], mean: Tensor, std: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -155,16 +138,6 @@ def habits(examples: Sequence[Example], mean: Tensor, std: Tensor) -> dict[str, 
             people.setdefault(example.person, []).append((example.motion - mean) / std)
     found = {person: torch.cat(parts) for person, parts in people.items()}
     return {person: (motion.mean(0), (motion.std(0) + 0.1) / 1.1) for person, motion in found.items()}
-
-
-def cut(speech: Float[Tensor, "s w"] | None, span: range, silence: Float[Tensor, " w"]) -> Float[Tensor, "n w"]:
-    """Features of a span, silence where there are none."""
-    out = silence.expand(len(span), -1).clone()
-    if speech is not None:
-        a, b = max(span.start, 0), min(span.stop, len(speech))
-        if a < b:
-            out[a - span.start : b - span.start] = speech[a:b]
-    return out
 
 
 def prepare(
@@ -285,6 +258,10 @@ def train_motion(
         report(f"going on at step {run.step}")
     sampler = Sampler(examples, levels, silence, mean, std, style_mean, style_std, recipe.person_power)
     weight = loss_weight(recipe, layout, model, std)
+    lips = None if recipe.lips is None else learn_expectation(
+        recipe.lips, examples, levels, model, silence, person_power=recipe.person_power, seed=recipe.seed, out=recipe.out,
+        progress=progress,
+    )
     windows, closure = recipe.windows, LipClosure.of(model)
     vivacity = learn_vivacity(examples, levels.streams, levels.stride, layout)
     style = (default_style(examples) - style_mean) / style_std + torch.tensor(recipe.liveliness)
@@ -299,7 +276,7 @@ def train_motion(
             run.save()
             generator = MotionGenerator(
                 run.averaged(), layout, windows, mean=mean, std=std, style=style, silence=silence, closure=closure,
-                vivacity=vivacity,
+                vivacity=vivacity, lips=lips,
             )
             settings = {k: v for k, v in asdict(recipe).items() if k not in ("data", "out")}
             generator.save(recipe.out / "motion.safetensors", {"recipe": json.dumps(settings), "encoder": identity(encoder)})

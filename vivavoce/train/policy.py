@@ -24,11 +24,11 @@ from vivavoce.flow.sde import Transition, sde_step
 from vivavoce.generate import MotionGenerator
 from vivavoce.media.figures import to_json
 from vivavoce.nets.condition import Condition
-from vivavoce.nets.hearing import hear_all, hear_silence
+from vivavoce.nets.hearing import cut, hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget
-from vivavoce.train.motion import FILES, cut
+from vivavoce.train.motion import FILES
 from vivavoce.train.objectives import Loss, advantages, grpo
 from vivavoce.train.post import JUDGED, Watch, distance, identity_of, look, save, with_network
 from vivavoce.train.scorers import WEIGHTS, Scorer, Takes

@@ -17,11 +17,11 @@ from torch import Tensor
 from vivavoce.flow.path import VelocityField
 from vivavoce.generate import MotionGenerator
 from vivavoce.media.figures import to_json
-from vivavoce.nets.hearing import hear_all, hear_silence
+from vivavoce.nets.hearing import cut, hear_all, hear_silence
 from vivavoce.nets.motion import MotionTransformer
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget, mixed_precision
-from vivavoce.train.motion import FILES, cut, habits
+from vivavoce.train.motion import FILES, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
 from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, masked, roll
 
@@ -294,7 +294,7 @@ def with_network(base: MotionGenerator, net: MotionTransformer, amplitude: Mappi
     """The base with another network and other amplitudes."""
     return MotionGenerator(
         net, base.layout, replace(base.windows, amplitude=amplitude), mean=base.mean, std=base.std, style=base.style,
-        silence=base.silence, closure=base.closure, vivacity=base.vivacity, metadata=base.metadata,
+        silence=base.silence, closure=base.closure, vivacity=base.vivacity, lips=base.lips, metadata=base.metadata,
     )
 
 

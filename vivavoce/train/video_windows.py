@@ -15,11 +15,10 @@ from vivavoce.latent.intensity import NEUTRAL, IntensityScale, Spread
 from vivavoce.latent.regions import RegionWeights, lip_traced
 from vivavoce.latent.space import LatentSpec
 from vivavoce.latent.stills import known_pictures, known_then
-from vivavoce.nets.hearing import hear_all, hear_silence
+from vivavoce.nets.hearing import cut, hear_all, hear_silence
 from vivavoce.nets.video import Reference, VideoTransformer
 from vivavoce.nets.video_condition import VideoCondition, Voice, still_channels
 from vivavoce.nets.video_parts import PartsConfig
-from vivavoce.train.motion import cut
 from vivavoce.train.objectives import Rungs
 from vivavoce.train.video_data import PER_PICTURE, Common, VideoExample, mouths, regions_of
 
