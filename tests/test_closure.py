@@ -79,7 +79,7 @@ def test_the_sound_shuts_the_lips_of_what_is_generated(animator: Animator, sente
         sound[None, None], scale_factor=animator.encoder.spec.sample_rate_hz / sentence.rate, mode="linear")[0, 0]).values
     parts = {
         "mean": generator.mean, "std": generator.std, "style": generator.style, "silence": generator.silence,
-        "vivacity": generator.vivacity,
+        "vivacity": generator.vivacity, "lips": generator.lips,
     }
     without = MotionGenerator(generator.net, generator.layout, generator.windows, **parts)
     shut, free = (g.samples(values, [0])[0] for g in (generator, without))

@@ -157,7 +157,7 @@ def test_a_person_is_sampled_by_who_not_by_how_much(model: FaceModel) -> None:
     mean, std, style_mean, style_std = statistics(examples, recipe)
     levels = LevelsConfig(streams=dict(Analysis().spec.streams), listen=("acoustic", "prosodic"))
     sampler = Sampler(examples, levels, torch.zeros(Analysis().spec.width), mean, std, style_mean, style_std, 0.0)
-    np.testing.assert_allclose(sampler.person_weight, 1 / 3)
+    np.testing.assert_allclose(sampler.stretches.person_weight, 1 / 3)
 
 
 def test_statistics_weigh_people_as_they_are_sampled(model: FaceModel) -> None:

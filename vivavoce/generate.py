@@ -102,7 +102,8 @@ class MotionGenerator:
             assert (lips.config.stride, lips.config.ahead) == (levels.stride, levels.ahead), (lips.config, levels)
             assert lips.config.stride * lips.config.past <= levels.history, (lips.config, levels)
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
-        self.closure, self.vivacity, self.lips = closure, vivacity, lips.eval() if lips else None
+        self.closure, self.vivacity = closure, vivacity
+        self.lips = lips.eval().requires_grad_(False) if lips else None  # what is learned from its motion does not change it
         self.mean, self.std, self.style, self.silence = mean, std, style, silence
         unchanged = dict.fromkeys(layout.widths, 1.0)
         self.noise_scale = layout.spread({**unchanged, **windows.temperature})

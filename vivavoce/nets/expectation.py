@@ -57,7 +57,7 @@ class LipExpectation(nn.Module):
         groups: int = 8
         ahead: int = 3
         dropout: float = 0.2
-        share: float = 0.6
+        share: float = 0.7
 
         @classmethod
         def of(cls, values: dict[str, Any]) -> LipExpectation.Config:

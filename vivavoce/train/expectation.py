@@ -44,7 +44,7 @@ class ExpectationRecipe:
     tempo: float = 0.2
     members: int = 6
     width: int = 96
-    share: float = 0.6
+    share: float = 0.7
 
 
 def lip_directions(model: FaceModel) -> Float[Tensor, "2 d"]:

@@ -45,7 +45,7 @@ from vivavoce.train.loop import Run, Schedule, check_claim, claim, digest, mixed
 from vivavoce.train.vivacity import learn_vivacity
 from vivavoce.train.windows import Stretches
 
-FILES = ("checkpoint.pt", LIPS_CHECKPOINT, "motion.safetensors")  # what a run leaves in its folder
+FILES = ("checkpoint.pt", "motion.safetensors", LIPS_CHECKPOINT)  # what a run leaves in its folder
 
 
 @dataclass(frozen=True, kw_only=True)
