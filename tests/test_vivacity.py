@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vivavoce import Animator, Audio
-from vivavoce.generate import MotionGenerator
+from vivavoce.generate import POSE, MotionGenerator
 from vivavoce.latent.motion import Layout
 from vivavoce.nets.vivacity import Vivacity
 from vivavoce.speech.encoder import features
@@ -106,8 +106,10 @@ def test_the_generator_moves_the_fields_it_is_told_to(animator: Animator, senten
 
     plain, average, lively, calm = motion(None), motion(0.0), motion(1.0), motion(-1.0)
     for name, values in average.items():
-        torch.testing.assert_close(values[-1], plain[name][-1], rtol=0.1, atol=1e-4)  # an average voice, once it was heard
-        torch.testing.assert_close(values[0], torch.e**Vivacity.unknown * plain[name][0])
+        unheard = Vivacity.unknown_head if name in POSE else Vivacity.unknown
+        torch.testing.assert_close(values[0], torch.e**unheard * plain[name][0])
+        nearly = torch.e ** (0.25 * unheard)  # an average voice, once it was heard
+        assert (values[-1].abs() > nearly * plain[name][-1].abs() - 1e-4).all()
         if name != "rotation":
             torch.testing.assert_close(lively[name], values)
     more, less = ((m["rotation"] / average["rotation"])[-1].log() for m in (lively, calm))

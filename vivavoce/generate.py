@@ -28,6 +28,7 @@ from vivavoce.nets.vivacity import Vivacity
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.streams import said, spoken
 
+POSE = ("rotation", "translation", "log_scale")  # the motion fields of the head's pose
 LIVE_HOP, LIVE_PREFIX, LIVE_STEPS = 2, 12, 2  # windows of `MotionGenerator.live`
 
 
@@ -125,8 +126,8 @@ class MotionGenerator:
     def start(self, seeds: int = 1) -> GeneratorState:
         """Before the first feature there was silence."""
         nothing = self.mean.new_zeros(seeds, 0, self.layout.width)
-        unknown = 0.0 if self.vivacity is None else self.vivacity.unknown
-        lively = self.mean.new_full((len(self.layout.widths),), unknown)
+        rest, head = (0.0, 0.0) if self.vivacity is None else (self.vivacity.unknown, self.vivacity.unknown_head)
+        lively = self.mean.new_tensor([head if name in POSE else rest for name in self.layout.widths])
         return self._after_silence(nothing, nothing, lively, 0)
 
     def resume(self, motion: Float[Tensor, "1 t d"], frame: int, before: GeneratorState) -> GeneratorState:

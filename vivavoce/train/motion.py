@@ -76,7 +76,8 @@ class MotionRecipe:
     plain: int = 2  # how often the clip as it is counts beside them
     windows: WindowConfig = field(default_factory=lambda: WindowConfig(
         guidance=1.6, temperature={"lips_jaw": 0.6},
-        amplitude={"lips_jaw": 1.08, "cheeks_brows": 2.5, "rotation": 1.2, "translation": 1.2, "log_scale": 1.8}, sway=3.0,
+        amplitude={"lips_jaw": 1.08, "cheeks_brows": 2.5, "rotation": 1.3, "translation": 1.26, "log_scale": 1.8},
+        sway=3.0,
         inertia={"cheeks_brows": 0.7, "rotation": 0.5, "translation": 0.5, "log_scale": 0.5},
     ))
     # Default style: deviations above the median person, for lips and jaw, cheeks and brows, rotation. GRID's speakers, a sixth of
