@@ -12,6 +12,7 @@ from test_train import quiet, toy_examples
 from vivavoce import Animator
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
+from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 from vivavoce.metrics.lips import correlation
 from vivavoce.nets.expectation import LipExpectation
 from vivavoce.nets.levels import LevelsConfig
@@ -55,8 +56,18 @@ def test_opening_and_width_are_linear_in_motion(model: FaceModel) -> None:
     still = {**fields, "lips_jaw": 0 * fields["lips_jaw"]}
     moved = torch.from_numpy(model.displacement(fields) - model.displacement(still)).float()
     torch.testing.assert_close(coefficients @ directions[1], moved[:, 291, 0] - moved[:, 61, 0], atol=1e-4, rtol=1e-3)
+    gap = (moved[:, INNER_LOWER[2:7], 1] - moved[:, INNER_UPPER[2:7], 1]).mean(1)
+    torch.testing.assert_close(coefficients @ directions[0], gap, atol=1e-4, rtol=1e-3)
     assert not directions[:, lips:].any()
-    assert (directions[0] @ directions[0]) > 0
+
+
+def test_levels_that_hear_too_little_are_refused_before_anything_is_learned(model: FaceModel, tmp_path: Path) -> None:
+    near = LevelsConfig(streams=LEVELS.streams, listen=LEVELS.listen, widths=((7, 1),))
+    with pytest.raises(ValueError, match="give wider levels"):
+        learn_expectation(
+            QUICK, toy_examples(model), near, model, SILENCE, person_power=0.4, seed=0, out=tmp_path, progress=quiet
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_learns_to_follow_people_it_never_heard_and_to_open_as_far_as_they_do(model: FaceModel, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vivavoce import Animator, Audio, Controls, Portrait
 from vivavoce.animate import OutputClock, Settings
 from vivavoce.latent.mesh import eye_opening, lip_opening
+from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.latent.motion_space import Reference
 from vivavoce.media.speak import speak
 
@@ -100,6 +101,37 @@ def test_interrupt_drops_what_was_not_shown(animator: Animator, small: Reference
     step = np.abs(after[0].astype(int) - shown[-1]).mean()
     usual = np.mean([np.abs(b.astype(int) - a).mean() for a, b in pairwise(shown)])
     assert step < 4 * usual + 0.5  # the face goes on from where it was
+
+
+def test_a_head_sways_on_through_what_is_forgotten_interrupted_and_begun_anew(
+    animator: Animator, small: Reference, sentence: Audio
+) -> None:
+    """The slow part of every frame that is kept follows from the one before, whatever happened in between."""
+    session, windows = animator.session(small), animator.generator.windows
+    assert windows.sway > 1
+    share = 1 / (windows.sway_seconds * MOTION_RATE_HZ)
+
+    def followed() -> None:
+        slow, packed = session._slow, session._packed
+        assert len(slow) == len(packed) == len(session._landmarks) > 1
+        torch.testing.assert_close(slow[1:], torch.lerp(slow[:-1], packed[1:], share))
+
+    sound = torch.cat([sentence.samples] * 2, 1)
+    whole = Audio(samples=sound, rate=sentence.rate)
+    list(session.push(part(whole, 0.0, 4.5)))
+    assert session._first > 0
+    followed()
+    frames = session.push(part(whole, 4.5, 6.0))
+    next(frames)
+    before = session._slow
+    session.interrupt()
+    assert 1 < len(session._slow) < len(before)
+    assert torch.equal(session._slow, before[: len(session._slow)])
+    list(session.push(part(whole, 1.0, 2.5)))
+    followed()
+    list(session.finish())
+    list(session.push(part(whole, 0.0, 2.0)))
+    followed()
 
 
 @pytest.mark.parametrize(("seconds", "segments"), [(0.73, 6), (0.01, 100)])

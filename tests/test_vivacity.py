@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vivavoce import Animator, Audio
-from vivavoce.generate import POSE, MotionGenerator
-from vivavoce.latent.motion import Layout
+from vivavoce.generate import MotionGenerator
+from vivavoce.latent.motion import POSE, Layout
 from vivavoce.nets.vivacity import Vivacity
 from vivavoce.speech.encoder import features
 from vivavoce.train.data import Example
@@ -110,6 +110,7 @@ def test_the_generator_moves_the_fields_it_is_told_to(animator: Animator, senten
         torch.testing.assert_close(values[0], torch.e**unheard * plain[name][0])
         nearly = torch.e ** (0.25 * unheard)  # an average voice, once it was heard
         assert (values[-1].abs() > nearly * plain[name][-1].abs() - 1e-4).all()
+        assert (values[-1].abs() < plain[name][-1].abs() + 1e-4).all()
         if name != "rotation":
             torch.testing.assert_close(lively[name], values)
     more, less = ((m["rotation"] / average["rotation"])[-1].log() for m in (lively, calm))

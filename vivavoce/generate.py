@@ -18,7 +18,7 @@ from vivavoce.flow.guide import guided, pinned, with_prefix
 from vivavoce.flow.solve import euler, integrate
 from vivavoce.graph import Graph, traced
 from vivavoce.latent.closure import LEAD, TRAIL, LipClosure, demanded
-from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
+from vivavoce.latent.motion import MOTION_RATE_HZ, POSE, Layout
 from vivavoce.nets.condition import Condition
 from vivavoce.nets.expectation import LipExpectation
 from vivavoce.nets.hearing import Memory, cut, hear, hear_all, hear_silence
@@ -28,7 +28,7 @@ from vivavoce.nets.vivacity import Vivacity
 from vivavoce.speech.phones import VISEMES
 from vivavoce.speech.streams import said, spoken
 
-POSE = ("rotation", "translation", "log_scale")  # the motion fields of the head's pose
+SWAY_MOST = 0.15  # face heights that swaying adds at most: shoulders stay, and necks are seen to stretch
 LIVE_HOP, LIVE_PREFIX, LIVE_STEPS = 2, 12, 2  # windows of `MotionGenerator.live`
 
 
@@ -100,8 +100,7 @@ class MotionGenerator:
         """
         if lips is not None:  # they hear what the network does, no further
             levels = net.config.levels
-            assert (lips.config.stride, lips.config.ahead) == (levels.stride, levels.ahead), (lips.config, levels)
-            assert lips.config.stride * lips.config.past <= levels.history, (lips.config, levels)
+            assert lips.config.fits(levels.history, levels.lookahead), (lips.config, levels)
         self.net, self.layout, self.windows, self.metadata = net.eval(), layout, windows, metadata or {}
         self.closure, self.vivacity = closure, vivacity
         self.lips = lips.eval().requires_grad_(False) if lips else None  # what is learned from its motion does not change it
@@ -112,7 +111,7 @@ class MotionGenerator:
         self.inertia = layout.spread({**dict.fromkeys(layout.widths, 0.0), **windows.inertia})
         self.swaying = layout.spread({name: float(name == "translation") for name in layout.widths})
         self._whole = self._traced() if fixed else None
-        self._awaited = self._traced_lips(self.lips) if fixed and self.lips else self.lips
+        self._expects = None if self.lips is None else self._expecting(self.lips, fixed)
 
     def live(self) -> MotionGenerator:
         """The same network for sound that is still being spoken: in short windows it waits for less of it, and with a short
@@ -152,12 +151,13 @@ class MotionGenerator:
         self, packed: Float[Tensor, "*b t d"], slow: Float[Tensor, "*b t d"] | None = None
     ) -> Float[Tensor, "*b t d"]:
         """Packed motion for a portrait whose cheeks, brows, lids and gaze are taken as they are (their averages come off), and
-        that sways. ``slow``: `slow` of these frames, where they are not the first ones."""
+        that sways. ``slow``: `slow` of these frames; by default they are taken for the first ones of a session."""
         still = self.layout.spread({name: float(name in ("cheeks_brows", "eyelids", "gaze")) for name in self.layout.widths})
         rested = packed - still * self.mean
         if self.windows.sway == 1:
             return rested
-        return rested + (self.windows.sway - 1) * self.swaying * (self.slow(packed) if slow is None else slow)
+        further = (self.windows.sway - 1) * self.swaying * (self.slow(packed) if slow is None else slow)
+        return rested + SWAY_MOST * torch.tanh(further / SWAY_MOST)
 
     def slow(self, packed: Float[Tensor, "*b t d"], before: Float[Tensor, "*b d"] | None = None) -> Float[Tensor, "*b t d"]:
         """The slow part of packed motion at each frame; ``before``: at the frame before. In the portrait's own place at first."""
@@ -186,7 +186,7 @@ class MotionGenerator:
 
     def shown(self, takes: Float[Tensor, "k t d"], features: Float[Tensor, "s w"], first: int) -> Float[Tensor, "k t d"]:
         """Packed motion as it comes out, of normalised takes as the network makes them: with the amplitudes, lips as the
-        utterance makes one expect and closed where it demands it, and inertia; only vivacity is left out.
+        utterance makes one expect and closed where it demands it, and inertia; vivacity is left out, and sway (`around_rest`).
 
         ``features``: of the whole utterance; ``first``: the feature of the takes' first frame.
         """
@@ -210,7 +210,7 @@ class MotionGenerator:
         new, memory = hear(features[0], state.memory, levels)
         heard = torch.cat([state.heard, new[None]], 1)
         visemes = torch.cat([state.said, said(features[0], levels.streams)])
-        expected, voice = self._expected(features[0], state)
+        expected, voice = self._liveliness(features[0], state)
         lively = torch.cat([state.lively, expected])
         total = -(-(heard.shape[1] - levels.history) // levels.stride) - state.prefix.shape[1]  # frames begun by what was heard
         if last:
@@ -247,7 +247,7 @@ class MotionGenerator:
         levels = self.net.config.levels
         return levels.history + levels.stride * (prefix + self.windows.hop - 1) + 1 + levels.lookahead
 
-    def _expected(self, features: Float[Tensor, "s w"], state: GeneratorState) -> tuple[Float[Tensor, "s f"], Memory]:
+    def _liveliness(self, features: Float[Tensor, "s w"], state: GeneratorState) -> tuple[Float[Tensor, "s f"], Memory]:
         """What the voice makes one expect at new features, and the voice so far."""
         if self.vivacity is None:
             return state.calm.expand(len(features), -1), state.voice
@@ -261,11 +261,11 @@ class MotionGenerator:
         self, motion: Float[Tensor, "b t d"], heard: Float[Tensor, "1 s v"], lively: Float[Tensor, "t f"]
     ) -> Float[Tensor, "b t d"]:
         """New frames, their lips led to what is expected; ``heard``: up to all that the last frame depends on."""
-        if self.lips is None or self._awaited is None:
+        if self.lips is None or self._expects is None:
             return motion
-        frames, field = motion.shape[1], list(self.layout.widths).index("lips_jaw")
-        near = heard[:, heard.shape[1] - self.lips.config.features(frames) :]
-        return self.lips.lead(motion, self._awaited(near, frames), torch.exp(lively[:, field : field + 1]))
+        field = list(self.layout.widths).index("lips_jaw")
+        near = heard[:, heard.shape[1] - self.lips.config.features(motion.shape[1]) :]
+        return self.lips.lead(motion, self._expects(near), torch.exp(lively[:, field : field + 1]))
 
     def _closed(self, motion: Float[Tensor, "b t d"], visemes: Float[Tensor, "s v"]) -> Float[Tensor, "b t d"]:
         """New frames, their lips shut where the visemes demand it; ``visemes``: from `TRAIL` features before the first on."""
@@ -318,11 +318,15 @@ class MotionGenerator:
         prefix, fresh = heard.new_zeros(1, windows.prefix, width), heard.new_zeros(1, windows.hop, width)
         return traced(solved, heard, prefix, fresh, networks=(self.net,))
 
-    def _traced_lips(self, lips: LipExpectation) -> Graph:
+    def _expecting(self, lips: LipExpectation, fixed: bool) -> Graph:
+        """What lips are expected in a window's new frames, of all that these depend on."""
         hop = self.windows.hop
+
+        def expects(heard: Tensor) -> Tensor:
+            return lips(heard, hop)
+
         near = hear_silence(self.silence, self.net.config.levels).expand(1, lips.config.features(hop), -1)
-        graph = traced(lambda heard: lips(heard, hop), near, networks=(lips,))
-        return lambda heard, _frames: graph(heard)
+        return traced(expects, near, networks=(lips,)) if fixed else expects
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Weights, statistics and configuration in one safetensors file."""

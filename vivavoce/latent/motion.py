@@ -14,6 +14,9 @@ from vivavoce.latent.mesh import REGIONS
 MOTION_RATE_HZ = 25.0
 """Rate of tracked and generated motion; pictures may have any other."""
 
+POSE = ("rotation", "translation", "log_scale")
+"""The fields of `Motion` that are the head's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:

@@ -73,6 +73,11 @@ class LipExpectation(nn.Module):
             """Features that so many frames take, from those of the oldest frame that they depend on."""
             return self.stride * (self.past + frames + self.ahead)
 
+        def fits(self, history: int, lookahead: int) -> bool:
+            """Whether what is heard from so many features before a frame's own to so many after it is just as far ahead as
+            this hears, and far enough back."""
+            return self.stride * self.past <= history and self.stride * (self.ahead + 1) - 1 == lookahead
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -103,18 +108,18 @@ class LipExpectation(nn.Module):
         ):
             self.register_buffer(name, value)
 
-    def frames(self, heard: Float[Tensor, "*b s v"], frames: int) -> Float[Tensor, "*b n i"]:
+    def given(self, heard: Float[Tensor, "*b s v"], frames: int) -> Float[Tensor, "*b n i"]:
         """What the members are given for the last ``frames`` latent frames that so much is heard for: normalised, the features
         of a latent frame side by side.
 
         ``heard``: `hearing.hear`, up to all that the last frame depends on; ``config.features(frames)`` or more of them.
         """
-        own = heard[..., heard.shape[-2] - self.config.features(frames) :, : self.config.heard]
+        own = heard[..., heard.shape[-2] - self.config.features(frames) :, :]
         normal = (own - self.mean) / self.deviation
         return normal.reshape(*normal.shape[:-2], -1, self.config.stride * self.config.heard)
 
     def each(self, given: Float[Tensor, "m b n i"]) -> Float[Tensor, "m b t 2"]:
-        """What every member makes of its own `frames`, t = n - past - ahead; without unit or level."""
+        """What every member makes of its own `given`, t = n - past - ahead; without unit or level."""
         config = self.config
         members, batch, _, _ = given.shape
         hidden = _mixed(given * self.listened, self.inward, self.inward_bias)
@@ -135,8 +140,8 @@ class LipExpectation(nn.Module):
         return _mixed(functional.gelu(out), self.outward)
 
     def forward(self, heard: Float[Tensor, "b s v"], frames: int) -> Float[Tensor, "b t 2"]:
-        """Opening and width, about their mean, of the last ``frames`` latent frames; for ``heard`` see `frames`."""
-        given = self.frames(heard, frames).expand(self.config.members, -1, -1, -1)
+        """Opening and width, about their mean, of the last ``frames`` latent frames; for ``heard`` see `given`."""
+        given = self.given(heard, frames).expand(self.config.members, -1, -1, -1)
         return self.each(given).mean(0) * self.scale
 
     def lead(

@@ -30,7 +30,7 @@ class Vivacity:
     unknown: ClassVar[float] = -0.4
     """The logarithm before anybody spoke: one begins calmly."""
     unknown_head: ClassVar[float] = -0.9
-    """The same for the head, which most of what is wrong is seen in."""
+    """The same for the head: one that moves as nobody with this voice would is noticed first."""
     calmest: ClassVar[float] = -1.2
     liveliest: ClassVar[float] = 0.4
     """Limits of the logarithm: a picture tears before a head that is too calm looks dead."""

@@ -84,7 +84,7 @@ class Ablation:
 
     def run(self, name: str, seed: int) -> MotionRecipe:
         """The recipe of one run; its folder tells variant, steps and seed, so that other runs are not mistaken for it. Lips are
-        not led to what the sound makes one expect: that would be the same for all."""
+        not led to what the sound makes one expect: that would hide what the network itself makes of it."""
         base, variant = self.base, VARIANTS[name]
         return replace(
             base, data=self.data, out=self.out / f"{name}-{self.steps}-{seed}", steps=self.steps, seed=seed,

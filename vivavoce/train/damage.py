@@ -17,14 +17,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vivavoce.latent.mesh import eye_opening, face_height
-from vivavoce.latent.motion import MOTION_RATE_HZ, Motion
+from vivavoce.latent.motion import MOTION_RATE_HZ, POSE, Motion
 from vivavoce.latent.motion_space import MotionSpace
 from vivavoce.latent.space import Frame
 from vivavoce.latent.topology import RIGID, SKIN
 from vivavoce.train.data import without_blinks
 from vivavoce.train.takes import Take, drawn, recorded_motion
 
-HEAD = ("rotation", "translation", "log_scale")
 SOFT_EDGE = 0.08  # of the blended face's hull, in face heights
 HULL_KEPT = 0.9  # of its size, so that the edge lies on skin
 
@@ -65,7 +64,7 @@ def delayed(motion: Motion, seconds: float, *_: object) -> Motion:
 
 def lagging(motion: Motion, seconds: float, *_: object) -> Motion:
     """The head so much later; it waits in its first pose."""
-    return _later(motion, seconds, HEAD)
+    return _later(motion, seconds, POSE)
 
 
 def _later(motion: Motion, seconds: float, fields: Sequence[str]) -> Motion:
@@ -90,7 +89,7 @@ def quivering(motion: Motion, deviations: float, noise: Tensor, _: object) -> Mo
 
 def frozen(motion: Motion, share: float, *_: object) -> Motion:
     """So much of the head's movement taken away; 1 holds it in the portrait's pose."""
-    return motion.amplified(dict.fromkeys(HEAD, 1 - share))
+    return motion.amplified(dict.fromkeys(POSE, 1 - share))
 
 
 def trembling(motion: Motion, degrees: float, noise: Tensor, _: object) -> Motion:

@@ -30,7 +30,8 @@ _SHORTEST = 10  # frames of a window
 class ExpectationRecipe:
     """How lips are learned to be expected. ``batch``: windows of ``frames`` frames for each member. ``noise``: deviation of noise
     on normalised features; ``silenced``: probability that one of the streams is not heard in a window; ``tempo``: windows are
-    played up to so much faster, or as much slower. The rest: see `Schedule` and `LipExpectation.Config`."""
+    played up to so much faster, or as much slower, all of an update alike. The rest: see `Schedule` and
+    `LipExpectation.Config`."""
 
     steps: int = 280
     batch: int = 32
@@ -64,8 +65,8 @@ def unfollowed(
     """1 - the correlation over a window.
 
     How far and from where somebody opens the mouth, in this sentence or another, does not count: only when. A squared error is
-    shrunk where speech tells little, and learns voices by heart to know the rest. Curves that hardly move are divided by a
-    twentieth of what others move besides.
+    shrunk where speech tells little, and learns voices by heart to know the rest. Curves that hardly move are divided by more:
+    a twentieth of the mean, over all windows and curves, is added to what the two move.
     """
     a, b = (values - values.mean(-2, keepdim=True) for values in (expected, recorded))
     lengths = a.norm(dim=-2) * b.norm(dim=-2)
@@ -81,20 +82,26 @@ def learn_expectation(
     one. ValueError where nobody talks for as long as the shortest window."""
     talking = [example for example in examples if example.speech is not None]
     longest = max((len(example.motion) for example in talking), default=0)
-    tempi = 1 + recipe.tempo
-    frames = min(recipe.frames, int((longest - 1) / tempi))
+    fastest = 1 + recipe.tempo
+    frames = min(recipe.frames, int((longest - 1) / fastest))
     if frames < _SHORTEST:
-        raise ValueError(f"nobody talks for {_SHORTEST * tempi / MOTION_RATE_HZ:.1f} seconds in the recordings: give longer ones")
+        least = (fastest * _SHORTEST + 1) / MOTION_RATE_HZ
+        raise ValueError(f"nobody talks for {least:.1f} seconds in the recordings: give longer ones, or recipes without lips")
     torch.manual_seed(seed)
     listened = {name: levels.streams[name] for name in levels.listen}
     net = LipExpectation(LipExpectation.Config(
         heard=levels.heard, plain=sum(listened.values()), event=Layout.of(model.widths()).width, stride=levels.stride,
         members=recipe.members, width=recipe.width, ahead=levels.ahead, share=recipe.share,
     ))
+    if not net.config.fits(levels.history, levels.lookahead):
+        raise ValueError(
+            f"lips are expected from {levels.stride * net.config.past} features before a frame on, and the levels hear from "
+            f"{levels.history} on, {levels.lookahead} ahead: give wider levels, or a recipe without lips"
+        )
     stretches = Stretches(talking, levels, silence, person_power)
     net.directions.copy_(lip_directions(model))
     _normalise(net, stretches)
-    # Members are clipped together: the norm of their gradients grows with the root of their number.
+    # The loss is the members' mean, so this clips each of them loosely: it is there for the one batch that goes wrong.
     schedule = Schedule(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, weight_decay=recipe.weight_decay,
         ema=recipe.ema, clip=recipe.members**0.5,
@@ -121,7 +128,7 @@ def _loss(
     members = net.config.members
     tempo = (1 + recipe.tempo) ** float(rng.uniform(-1, 1))
     drawn = stretches.draw(members * recipe.batch, frames, rng, tempo=tempo)
-    given = net.frames(drawn.speech, frames)
+    given = net.given(drawn.speech, frames)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     given = given + recipe.noise * torch.randn(given.shape, generator=generator)
     chosen = torch.randint(len(streams), (len(given),), generator=generator)
@@ -136,8 +143,8 @@ def _loss(
 
 
 def _normalise(net: LipExpectation, stretches: Stretches) -> None:
-    """Mean and deviation of what is heard, all recordings weighing alike."""
-    heard = torch.cat([values[:, : net.config.heard] for values in stretches.heard.values()])
+    """Mean and deviation of what is heard, every feature weighing alike."""
+    heard = torch.cat([*stretches.heard.values()])
     net.mean.copy_(heard.mean(0))
     net.deviation.copy_(heard.std(0) + 1e-3)
 

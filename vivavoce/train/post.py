@@ -23,7 +23,7 @@ from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule, claim, forget, mixed_precision
 from vivavoce.train.motion import FILES, habits
 from vivavoce.train.objectives import Loss, Rungs, forward_process, ladder_dpo, pair_dpo, sft
-from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, masked, roll
+from vivavoce.train.rollout import Rollout, RolloutRecipe, bare, fingerprint, finish, masked, roll
 
 Objective = Literal["sft", "ladder_dpo", "pair_dpo", "forward_process"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
@@ -301,7 +301,7 @@ def with_network(base: MotionGenerator, net: MotionTransformer, amplitude: Mappi
 def identity_of(recipe: Any, base: MotionGenerator) -> dict[str, Any]:
     """What tells a run from others, for `loop.claim`: its recipe, but for its length and how often it is kept, and the start."""
     free = ("out", "steps", "log_every", "checkpoint_every")
-    return {**{k: v for k, v in asdict(recipe).items() if k not in free}, "weights": fingerprint(base)}
+    return {**{k: v for k, v in asdict(recipe).items() if k not in free}, "weights": fingerprint(base), "finish": finish(base)}
 
 
 def save(out: Path, settings: Mapping[str, object], made: MotionGenerator) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vivavoce.generate import MotionGenerator
 from vivavoce.train.data import Example, Progress
+from vivavoce.train.loop import digest
 
 MASKED_FEATURES = 5  # features of a masked window: 100 ms
 SETTING = "recipe.json"  # in a folder of rollouts: what they were made with
@@ -177,3 +178,9 @@ def fingerprint(generator: MotionGenerator) -> str:
     """Tells networks apart."""
     total = sum(float(v.double().abs().sum()) for v in generator.net.state_dict().values() if v.is_floating_point())
     return f"{total:.9e}"
+
+
+def finish(generator: MotionGenerator) -> str:
+    """Tells apart what is done to motion after the network made it (`MotionGenerator.shown`): windows, and expected lips."""
+    lips = () if generator.lips is None else generator.lips.state_dict().values()
+    return digest([json.dumps(asdict(generator.windows), sort_keys=True), *lips])

@@ -52,7 +52,8 @@ class Stretches:
                 continue
             example = self.examples[self.people[person][rng.choice(len(lengths), p=lengths / lengths.sum())]]
             start = int(rng.integers(len(example.motion) - taken + 1))
-            motions.append(at_tempo(example.motion[start : start + taken], tempo * torch.arange(frames)))
+            recorded = example.motion[start : start + taken]
+            motions.append(recorded if tempo == 1 else at_tempo(recorded, tempo * torch.arange(frames)))
             speeches.append(self.around(example, start, frames, tempo))
             chosen.append(example)
         return Drawn(torch.stack(motions), torch.stack(speeches), chosen)
@@ -64,7 +65,8 @@ class Stretches:
         first, lead = example.first + levels.stride * start, int(np.ceil(tempo * before))
         span = range(first - lead, first + int(np.ceil(tempo * after)) + 1)
         heard = None if example.speech is None else self.heard[id(example.speech)]
-        return at_tempo(cut(heard, span, self.silence), lead + tempo * torch.arange(-before, after + 1))
+        near = cut(heard, span, self.silence)
+        return near if tempo == 1 else at_tempo(near, lead + tempo * torch.arange(-before, after + 1))
 
 
 def at_tempo(values: Float[Tensor, "s w"], places: Float[Tensor, " n"]) -> Float[Tensor, "n w"]:

@@ -17,7 +17,7 @@ from vivavoce.latent.motion import MOTION_RATE_HZ
 from vivavoce.media.video import VideoWriter
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.preferences import Answer, Choice, read_pairs
-from vivavoce.train.rollout import Rollout
+from vivavoce.train.rollout import Rollout, finish
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ def make_clips(
     rolled: Sequence[Rollout], examples: Sequence[Example], stage: Stage, folder: Path, progress: Progress
 ) -> None:
     """A clip of every take, at the motion's rate and with the recording's sound; those that are there already are kept.
-    ValueError where these show another portrait or are of another size."""
+    ValueError where these show another portrait, are of another size, or were moved otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    setting, stamp = folder / "setting.json", json.dumps({"portrait": stage.reference.number, "size": stage.reference.size})
+    setting, how = folder / "setting.json", {"portrait": stage.reference.number, "size": stage.reference.size}
+    stamp = json.dumps({**how, "finish": finish(stage.generator)})
     if setting.exists() and setting.read_text() != stamp:
-        raise ValueError(f"{folder} holds clips of another portrait or size: give those, or remove the folder")
+        raise ValueError(f"{folder} holds clips of another portrait, size or engine: give those, or remove the folder")
     setting.write_text(stamp)
     total = sum(len(rollout.takes) for rollout in rolled)
     done = 0
