@@ -28,6 +28,7 @@ from vivavoce.speech.encoders import prompt, reopen
 
 DEFAULT_FPS, LOWEST_FPS, HIGHEST_FPS = 25.0, 10.0, 60.0
 SMALLEST_SIZE, LARGEST_SIZE = 64, 4096
+AHEAD = 8  # frames of a file that are painted at once: the last of them is refined while nothing else is to be done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class Animator:
         constant memory if the audio comes as blocks.
         """
         settings = Settings(fps=fps, seed=seed, steps=steps, guidance=guidance, controls=controls)
-        session = Session(self, self.prepare(portrait, size=size, crop=crop), settings)
+        session = Session(self, self.prepare(portrait, size=size, crop=crop), settings, ahead=AHEAD)
         return session.speak([audio] if isinstance(audio, Audio) else audio)
 
     def drive(
@@ -157,7 +158,7 @@ class Animator:
         clock = OutputClock(Settings(fps=fps).fps)
         reference = self.prepare(portrait, size=size, crop=crop)
         motion = controls.apply(self.space.layout.unpack(self.space.encode(frames, from_first=True)[0]))
-        painter = self.space.painter(reference)
+        painter = self.space.painter(reference, ahead=AHEAD)
         landmarks = self.space.landmarks(motion, reference)
         shown = clock.frames(len(motion) / MOTION_RATE_HZ)
         batches = (range(i, min(i + painter.batch, shown)) for i in range(0, shown, painter.batch))
@@ -191,14 +192,15 @@ class OutputClock:
 class Session:
     """One viewer: audio in as it comes, frames out as soon as they are determined. Owns every piece of mutable state.
 
-    The same sound gives the same frames however it is cut into pushes.
+    The same sound gives the same frames however it is cut into pushes. ``ahead``: see `Painter`; with more than 1 the first frame
+    comes later, and all of them sooner.
     """
 
-    def __init__(self, animator: Animator, reference: Reference, settings: Settings):
+    def __init__(self, animator: Animator, reference: Reference, settings: Settings, *, ahead: int = 1):
         self._animator, self._settings, self.reference = animator, settings, reference
         self._seed = reference.seed(settings.seed)
         self._clock = OutputClock(settings.fps)
-        self._painter = animator.space.painter(reference)
+        self._painter = animator.space.painter(reference, ahead=ahead)
         self._painted: deque[Frame] = deque()  # the next frames to be given out
         self._blinks = Blinks(animator.space.model.blink_profile, seed=self._seed, rate=settings.controls.blink)
         self._generator_state = animator.generator.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivavoce.latent.correction import Inference
+from vivavoce.latent.correction import Correction, Inference
 from vivavoce.latent.cover import mouth_is_covered
 from vivavoce.latent.framing import chosen_face, extent, window
 from vivavoce.latent.mesh import FaceModel, lid_gap, rotation_vectors
@@ -24,7 +25,7 @@ from vivavoce.latent.retarget import Rest, landmarks_of, motion_of, rest_of_clip
 from vivavoce.latent.space import Frame, LatentSpec
 from vivavoce.latent.topology import BROWS, LANDMARKS
 from vivavoce.latent.tracker import FaceTracker, square_crop
-from vivavoce.latent.warp import Prepared, Renderer, prepare
+from vivavoce.latent.warp import Draft, Prepared, Renderer, prepare
 from vivavoce.media.portrait import Portrait
 
 SMALLEST_FACE = 64  # px of the face's larger side
@@ -137,9 +138,9 @@ class MotionSpace:
         shut = lids * torch.from_numpy(self.model.blink_direction.astype(np.float32))
         return Motion(**{**vars(motion), "eyelids": (1 - amount) * motion.eyelids + amount * shut})
 
-    def painter(self, reference: Reference) -> Painter:
-        """Makes this portrait's frames; one per session."""
-        return Painter(reference, self.refiner)
+    def painter(self, reference: Reference, *, ahead: int = 1) -> Painter:
+        """Makes this portrait's frames; one per session. ``ahead``: see `Painter`."""
+        return Painter(reference, self.refiner, ahead)
 
     def landmarks(self, motion: Motion, reference: Reference) -> Float[np.ndarray, "t 478 3"]:
         """Where the portrait's landmarks are drawn, px of the moving square."""
@@ -194,22 +195,47 @@ def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:
 
 
 class Painter:
-    """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session."""
+    """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session.
 
-    def __init__(self, reference: Reference, refiner: Inference | None):
-        self.reference, self._refiner = reference, refiner
+    ``ahead``: frames that may be painted before the first of them is shown. On a CPU a thread of its own refines one of them
+    while the next is warped: worth it where a file is made, and a delay where somebody watches.
+    """
+
+    def __init__(self, reference: Reference, refiner: Inference | None, ahead: int = 1):
+        self.reference, self._refiner, self._ahead = reference, refiner, ahead
         self._renderer = Renderer(reference.prepared)
+        self._beside: ThreadPoolExecutor | None = None
 
     @property
     def batch(self) -> int:
         """How many frames are best painted at once."""
-        return self._refiner.batch if self._refiner else 1
+        return max(self._refiner.batch, self._ahead) if self._refiner else 1
 
     def paint(self, landmarks: Float[np.ndarray, "t 478 3"]) -> list[Frame]:
         """The output pictures with the face's landmarks there, px of the moving square."""
-        drafts = [self._renderer.draft(self._renderer.geometry(points.astype(np.float32))) for points in landmarks]
+        if self._refiner is not None and self._refiner.batch == 1 and len(landmarks) > 1:
+            return self._paint_beside(self._refiner, landmarks)
+        drafts = [self._draft(points) for points in landmarks]
         corrections = self._refiner([draft.view for draft in drafts]) if self._refiner else [None] * len(drafts)
         return [self._whole(self._renderer.finish(*pair)) for pair in zip(drafts, corrections, strict=True)]
+
+    def _paint_beside(self, refiner: Inference, landmarks: Float[np.ndarray, "t 478 3"]) -> list[Frame]:
+        """The same, each frame refined while others are warped."""
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, thread_name_prefix="refiner")
+        begun = []
+        for points in landmarks:
+            draft = self._draft(points)
+            begun.append((draft, self._beside.submit(refiner, [draft.view])))
+        return [self._whole(self._renderer.finish(draft, self._refined(future))) for draft, future in begun]
+
+    def _refined(self, future: Future[list[Correction]]) -> Correction:
+        """What becomes of a frame that is being refined."""
+        (correction,) = future.result()
+        return correction
+
+    def _draft(self, points: Float[np.ndarray, "478 3"]) -> Draft:
+        return self._renderer.draft(self._renderer.geometry(points.astype(np.float32)))
 
     def _whole(self, square: Frame) -> Frame:
         if square.shape == self.reference.canvas.shape:
