@@ -12,7 +12,7 @@ import torch
 from test_render import SIDE as PORTRAIT_SIDE
 from test_render import landmarks, portrait, turned, with_lips
 
-from vivavoce import Animator
+from vivavoce import Animator, Portrait
 from vivavoce.latent.correction import Inference, apply, looked
 from vivavoce.latent.motion_space import Painter, Reference
 from vivavoce.latent.refine import SIDE, STRENGTH, Refiner, View, canon, corrected, crop, normalised, restricted
@@ -150,6 +150,13 @@ def test_several_frames_painted_at_once_are_those_painted_one_by_one(animator: A
     marks = space.landmarks(motion, small)
     together, single = space.painter(small).paint(marks), [space.painter(small).paint(m[None])[0] for m in marks]
     assert max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(together, single, strict=True)) <= 2
+
+
+def test_few_large_pictures_are_painted_at_once(animator: Animator, astronaut: Portrait, small: Reference) -> None:
+    space = animator.space
+    assert space.painter(small).batch == 1
+    assert space.painter(small, ahead=8).batch == 8
+    assert space.painter(animator.prepare(astronaut, size=1200, crop=True), ahead=8).batch == 2
 
 
 def test_the_shipped_refiner_changes_the_mouth(animator: Animator, small: Reference) -> None:

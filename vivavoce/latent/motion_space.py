@@ -32,6 +32,7 @@ SMALLEST_FACE = 64  # px of the face's larger side
 LARGEST_YAW = 45.0  # degrees from the front
 YAW_READ = 0.77  # share of a turned head's yaw that its mesh has (rendered turns of 25 degrees, docs/log.md)
 DEFAULT_CROP = 512  # px
+AHEAD_PX = 8 * 600**2  # of the frames that are painted at once
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
 BROWS_READ = 0.73  # share of a drawn brow's movement that the tracker reads from the picture (docs/log.md)
 
@@ -198,11 +199,13 @@ class Painter:
     """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session.
 
     ``ahead``: frames that may be painted before the first of them is shown. On a CPU a thread of its own refines one of them
-    while the next is warped: worth it where a file is made, and a delay where somebody watches.
+    while the next is warped: worth it where a file is made, and a delay where somebody watches. Of large pictures, whose warping
+    takes longer than their refining, fewer are held at once.
     """
 
     def __init__(self, reference: Reference, refiner: Inference | None, ahead: int = 1):
-        self.reference, self._refiner, self._ahead = reference, refiner, ahead
+        self.reference, self._refiner = reference, refiner
+        self._ahead = max(1, min(ahead, AHEAD_PX // reference.prepared.image[..., 0].size))
         self._renderer = Renderer(reference.prepared)
         self._beside: ThreadPoolExecutor | None = None
 
