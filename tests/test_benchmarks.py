@@ -56,7 +56,7 @@ def test_curves_are_what_a_session_would_paint_but_for_brows(
         def paint(self, points: np.ndarray) -> list[np.ndarray]:
             return list(points)
 
-    monkeypatch.setattr(MotionSpace, "painter", lambda *_: Watched())
+    monkeypatch.setattr(MotionSpace, "painter", lambda *_, **__: Watched())
     session = animator.session(small, Settings(fps=MOTION_RATE_HZ, seed=4))
     painted = np.stack([*session.push(sentence), *session.finish()])
     ((motion,),) = motions(animator, [sound], [small.seed(4)])

@@ -84,7 +84,8 @@ def test_the_sound_shuts_the_lips_of_what_is_generated(animator: Animator, sente
     without = MotionGenerator(generator.net, generator.layout, generator.windows, **parts)
     shut, free = (g.samples(values, [0])[0] for g in (generator, without))
     streams = generator.net.config.levels.streams
-    visemes = torch.nn.functional.pad(said(values[0], streams), (0, 0, TRAIL, LEAD + 2))
+    after = said(generator.silence, streams).expand(LEAD + 2, -1)  # silence follows
+    visemes = torch.cat([torch.zeros(TRAIL, len(VISEMES)), said(values[0], streams), after])
     amount = demanded(visemes[:, VISEMES.index("PBM")], visemes[:, VISEMES.index("sil")], 2)[: len(free)]
     assert (amount > 0.9).sum() >= 6  # my mother bought a blue boat, people may be busy
     changed = (shut - free).abs().amax(1) > 1e-6

@@ -187,7 +187,7 @@ def test_the_independent_judge_agrees(clips: Path) -> None:
     # is equal to the last digits (test_metrics_judge).
     tolerance = {
         "lip_corr": 0.02, "lip_lag_ms": 0, "lip_gain": 0.02, "width_corr": 0.02, "closure_f1": 0.06, "head_ratio": 0.02,
-        "jerk_ratio": 0.2, "brow_ratio": 0.03, "blink_per_min": 1e-6, "blink_per_min_real": 1e-6, "mouth_sharp": 0.02,
+        "jerk_ratio": 0.2, "brow_ratio": 0.05, "blink_per_min": 1e-6, "blink_per_min_real": 1e-6, "mouth_sharp": 0.02,
         "flicker": 0.02, "face_found": 0, "face_sharp": 0.05, "identity": 0.01,
     }
     assert {name: (ours[name], theirs[name]) for name in theirs if abs(ours[name] - theirs[name]) > tolerance[name]} == {}

@@ -281,8 +281,8 @@ def test_tiles_stream_as_diffusers_joins_them(base: Path, vae: AutoencoderKLWan,
         vae.disable_tiling()
     assert (whole - theirs).abs().max() > 0.01  # there are seams to be joined
     for sizes in ([], [1, 1]):
-        torch.testing.assert_close(decoded_in(space, latents, sizes), theirs, atol=1e-5, rtol=0)
-        torch.testing.assert_close(encoded_in(space, frames, [3 * n for n in sizes]), theirs_encoded, atol=1e-5, rtol=0)
+        torch.testing.assert_close(decoded_in(space, latents, sizes), theirs, atol=2e-5, rtol=0)
+        torch.testing.assert_close(encoded_in(space, frames, [3 * n for n in sizes]), theirs_encoded, atol=2e-5, rtol=0)
 
 
 def test_what_fits_into_a_tile_stays_whole(base: Path, space: VideoSpace) -> None:

@@ -216,7 +216,7 @@ class MotionGenerator:
         if last:
             quiet, memory = hear(self.silence.expand((hop + 1) * levels.stride + levels.lookahead, -1), memory, levels)
             heard = torch.cat([heard, quiet[None]], 1)
-            visemes = torch.cat([visemes, visemes.new_zeros(len(quiet), len(VISEMES))])
+            visemes = torch.cat([visemes, said(self.silence, levels.streams).expand(len(quiet), -1)])
             lively = torch.cat([lively, lively[-1:].expand(len(quiet), -1)])
         prefix, done = state.prefix, state.done
         made, shown = [prefix[:, :0]], state.last
