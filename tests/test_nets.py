@@ -18,6 +18,7 @@ from vivavoce.nets.hearing import Memory, hear, hear_all, hear_silence, running_
 from vivavoce.nets.inject import MultiHeadFiLM, WindowAttention
 from vivavoce.nets.levels import LevelsConfig, LevelSelector, SpeechLevels
 from vivavoce.nets.motion import MotionTransformer
+from vivavoce.train.rollout import fingerprint, finish
 
 LEVELS = LevelsConfig(
     streams={"acoustic": 5, "phonetic": 6, "prosodic": 3}, widths=((1, 1), (4, 1), (3, 3), (4, 5)), memory=20, width=8, stem=8,
@@ -431,6 +432,17 @@ def test_the_slow_part_of_a_place_is_its_mean_that_forgets_however_it_is_cut() -
     assert not moved[..., :4].any()
     assert not moved[..., 6:].any()
     assert torch.equal(swaying.around_rest(packed[:, 7:], slow[:, 7:]), swaying.around_rest(packed)[:, 7:])
+
+
+def test_what_finishes_motion_tells_generators_apart() -> None:
+    """Also where the network is the same, as when other lips or amplitudes were put beside it."""
+    plain, led = make_generator(), make_generator(lips=make_lips())
+    other = make_lips()
+    other.level += 0.1
+    wide = make_generator(amplitude={"rotation": 2.0})
+    assert len({fingerprint(g) for g in (plain, led, wide)}) == 1
+    assert finish(led) == finish(make_generator(lips=make_lips()))
+    assert len({finish(g) for g in (plain, led, wide, make_generator(lips=other))}) == 4
 
 
 def test_amplitude_scales_what_comes_out_and_nothing_else() -> None:
