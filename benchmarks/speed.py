@@ -96,7 +96,8 @@ def watch_stages(stages: Stages) -> None:
     stages.watch(MotionGenerator, "step", "motion generation")
     stages.watch(MotionSpace, "with_blinks", "retargeting")
     stages.watch(MotionSpace, "landmarks", "retargeting")
-    stages.watch(Painter, "paint", "rendering")
+    stages.watch(Painter, "begin", "rendering")
+    stages.watch(Painter, "take", "rendering")
     stages.watch(VideoWriter, "write", "handing to the encoder")
 
 

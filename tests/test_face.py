@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from vivavoce import Animator
 from vivavoce.latent.mesh import REGIONS, FaceModel, Pose, clip_neutral, rigid_fit
-from vivavoce.latent.motion_space import BROWS_READ, as_drawn
+from vivavoce.latent.motion_space import BROWS_READ, OPENING_AS_WIDTH, WIDTH_READ, as_drawn
 from vivavoce.latent.topology import BROWS, NOSE_BASE, SKULL
 from vivavoce.train.data import Clip
 from vivavoce.train.face import FaceConfig, balanced_clips, train_face
@@ -112,5 +112,12 @@ def test_brows_are_drawn_further_than_they_are_tracked(animator: Animator) -> No
     assert drawn.expression["cheeks_brows"][:, BROWS] == pytest.approx(model.expression["cheeks_brows"][:, BROWS] / BROWS_READ)
     lower = model.mean[:, 1] > model.mean[NOSE_BASE, 1]
     assert drawn.expression["cheeks_brows"][:, lower] == pytest.approx(model.expression["cheeks_brows"][:, lower], abs=1e-4)
-    for region in ("lips_jaw", "eyelids"):
-        assert drawn.expression[region] is model.expression[region]
+    assert drawn.expression["eyelids"] is model.expression["eyelids"]
+
+
+def test_mouths_are_drawn_so_wide_that_the_tracker_reads_what_was_meant(animator: Animator) -> None:
+    model = animator.space.model
+    (opening, width), (drawn_opening, drawn_width) = model.lips(), as_drawn(model).lips()
+    np.testing.assert_allclose(drawn_opening, opening, atol=1e-6)
+    np.testing.assert_allclose(WIDTH_READ * drawn_width + OPENING_AS_WIDTH * drawn_opening, width, atol=1e-6)
+    assert np.abs(drawn_width - width).max() > 1e-3

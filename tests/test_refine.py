@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -13,9 +14,9 @@ from test_render import SIDE as PORTRAIT_SIDE
 from test_render import landmarks, portrait, turned, with_lips
 
 from vivavoce import Animator, Portrait
-from vivavoce.latent.correction import Inference, apply, looked
+from vivavoce.latent.correction import Correction, Inference, apply, looked
 from vivavoce.latent.motion_space import Painter, Reference
-from vivavoce.latent.refine import SIDE, STRENGTH, Refiner, View, canon, corrected, crop, normalised, restricted
+from vivavoce.latent.refine import CHANNELS, SIDE, STRENGTH, Refiner, View, canon, corrected, crop, normalised, restricted
 from vivavoce.latent.warp import Renderer
 
 
@@ -144,19 +145,62 @@ def test_weights_come_back_and_batches_are_single_frames(tmp_path: Path) -> None
         np.testing.assert_allclose(a.planes[..., :2], b.planes[..., :2], atol=0.05)
 
 
+def test_merged_weights_say_the_same() -> None:
+    net = wild().net.float()
+    seen = torch.rand(2, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        plain, merged = net.planes(seen), net.planes(seen, net.merged())
+    torch.testing.assert_close(plain, merged, atol=1e-4, rtol=1e-4)
+    assert plain.std() > 0.05
+
+
+def test_frames_that_were_begun_can_be_left_out(animator: Animator, small: Reference) -> None:
+    space = animator.space
+    motion = space.layout.unpack(0.5 * torch.randn(4, space.layout.width, generator=torch.Generator().manual_seed(0)))
+    marks = space.landmarks(motion, small)
+    whole = list(space.painter(small, ahead=8).paint(marks))
+    painter = space.painter(small, ahead=8)
+    for points in marks:
+        painter.begin(points)
+    painter.drop(2)
+    assert painter.waiting == 2
+    assert painter.room == 6
+    np.testing.assert_array_equal([painter.take(), painter.take()], whole[2:])
+
+
+def test_a_gpu_would_refine_all_that_were_begun_at_once(animator: Animator, small: Reference) -> None:
+    space, refiner = animator.space, animator.space.refiner
+    assert refiner is not None
+    asked = []
+
+    class Many:
+        batch = 3
+
+        def __call__(self, views: list[View]) -> list[Correction]:
+            asked.append(len(views))
+            return refiner(views)
+
+    motion = space.layout.unpack(0.5 * torch.randn(5, space.layout.width, generator=torch.Generator().manual_seed(0)))
+    marks = space.landmarks(motion, small)
+    painted = list(Painter(small, cast(Inference, Many())).paint(marks))
+    assert asked == [3, 2]
+    for made, alone in zip(painted, space.painter(small).paint(marks), strict=True):
+        assert int(np.abs(made.astype(int) - alone).max()) <= 2
+
+
 def test_several_frames_painted_at_once_are_those_painted_one_by_one(animator: Animator, small: Reference) -> None:
     space = animator.space
     motion = space.layout.unpack(0.5 * torch.randn(3, space.layout.width, generator=torch.Generator().manual_seed(0)))
     marks = space.landmarks(motion, small)
-    together, single = space.painter(small).paint(marks), [space.painter(small).paint(m[None])[0] for m in marks]
+    together, single = space.painter(small, ahead=8).paint(marks), [next(space.painter(small).paint([m])) for m in marks]
     assert max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(together, single, strict=True)) <= 2
 
 
 def test_few_large_pictures_are_painted_at_once(animator: Animator, astronaut: Portrait, small: Reference) -> None:
     space = animator.space
-    assert space.painter(small).batch == 1
-    assert space.painter(small, ahead=8).batch == 8
-    assert space.painter(animator.prepare(astronaut, size=1200, crop=True), ahead=8).batch == 2
+    assert space.painter(small).room == 1
+    assert space.painter(small, ahead=8).room == 8
+    assert space.painter(animator.prepare(astronaut, size=1200, crop=True), ahead=8).room == 2
 
 
 def test_the_shipped_refiner_changes_the_mouth(animator: Animator, small: Reference) -> None:
@@ -165,7 +209,7 @@ def test_the_shipped_refiner_changes_the_mouth(animator: Animator, small: Refere
     lips = motion.lips_jaw.clone()
     lips[0, 0] = 2.0
     marks = space.landmarks(replace(motion, lips_jaw=lips), small)
-    with_it, without = (Painter(small, r).paint(marks)[0].astype(int) for r in (space.refiner, None))
+    with_it, without = (next(Painter(small, r).paint(marks)).astype(int) for r in (space.refiner, None))
     assert np.abs(with_it - without).max() > 8
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -161,8 +160,7 @@ class Animator:
         painter = self.space.painter(reference, ahead=AHEAD)
         landmarks = self.space.landmarks(motion, reference)
         shown = clock.frames(len(motion) / MOTION_RATE_HZ)
-        batches = (range(i, min(i + painter.batch, shown)) for i in range(0, shown, painter.batch))
-        return (frame for batch in batches for frame in painter.paint(np.stack([clock.pick(landmarks, 0, i) for i in batch])))
+        return painter.paint(clock.pick(landmarks, 0, i) for i in range(shown))
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,6 @@ class Session:
         self._seed = reference.seed(settings.seed)
         self._clock = OutputClock(settings.fps)
         self._painter = animator.space.painter(reference, ahead=ahead)
-        self._painted: deque[Frame] = deque()  # the next frames to be given out
         self._blinks = Blinks(animator.space.model.blink_profile, seed=self._seed, rate=settings.controls.blink)
         self._generator_state = animator.generator.start()
         self._resampler: Resampler | None = None
@@ -249,7 +246,7 @@ class Session:
 
     def interrupt(self) -> None:
         """Forget all sound that has no frame yet: nothing of it will be shown. The face goes on from where it is."""
-        self._painted.clear()
+        self._painter.drop(self._painter.waiting)
         self._keep(self._clock.needs(self._shown - 1) + 1 - self._first if self._shown else 0)
         self._resume(self._shown / self._settings.fps)
 
@@ -257,8 +254,7 @@ class Session:
         """Leave the next frame out, if its motion is determined: time goes on and nothing is painted. Whether it was left out."""
         if not self._due(self._shown, None):
             return False
-        if self._painted:
-            self._painted.popleft()
+        self._painter.drop(min(1, self._painter.waiting))
         self._shown += 1
         self._forget()
         return True
@@ -308,13 +304,12 @@ class Session:
     def _frames(self, end: int | None) -> Iterator[Frame]:
         """Frames whose motion is there, or all before output frame ``end``; forgets motion that no later frame needs."""
         while len(self._landmarks) and self._due(self._shown, end):
-            if not self._painted:
-                due = [i for i in range(self._shown, self._shown + self._painter.batch) if self._due(i, end)]
-                picked = [self._clock.pick(self._landmarks, self._first, i) for i in due]
-                self._painted.extend(self._painter.paint(np.stack(picked)))
+            while self._painter.room and self._due(following := self._shown + self._painter.waiting, end):
+                self._painter.begin(self._clock.pick(self._landmarks, self._first, following))
+            frame = self._painter.take()
             self._shown += 1
             self._forget()
-            yield self._painted.popleft()
+            yield frame
 
     def _due(self, index: int, end: int | None) -> bool:
         """Whether the motion of an output frame is there, or, once the sound has ended, whether it is before its end."""

@@ -88,18 +88,16 @@ def _measured(size: int, frames: int, asked: float) -> dict[str, Any]:
     reference = animator.prepare(portrait, size=size, crop=True)
     prepared = time.time()
     painter = animator.space.painter(reference, ahead=AHEAD)
-    painter.paint(animator.space.landmarks(animator.space.layout.unpack(torch.zeros(1, animator.space.layout.width)), reference))
+    rest = animator.space.landmarks(animator.space.layout.unpack(torch.zeros(1, animator.space.layout.width)), reference)
+    next(painter.paint(rest))
     first = time.time()
     marks = _spoken(animator, reference)
-    painter.paint(np.stack([*marks[:2]]))  # the network's thread is there from now on, or it would be taken for the encoder's
     shown = list(islice(cycle([*marks, *marks[::-1]]), frames))
     peak_mib = 0.0
     with tempfile.TemporaryDirectory() as folder:
         stages = Stages()
         _watch(stages)
-        batches = (np.stack(shown[i : i + painter.batch]) for i in range(0, frames, painter.batch))
-        pictures = (picture for batch in batches for picture in painter.paint(batch))
-        seconds, encoding = _write(Path(folder) / "made.mp4", size, pictures)
+        seconds, encoding = _write(Path(folder) / "made.mp4", size, painter.paint(shown))
         peak_mib = peak()
         picture, maps = reference.canvas, _drifting(size)
         still = (cv2.remap(picture, *maps(i), cv2.INTER_CUBIC) for i in range(frames))
@@ -134,7 +132,7 @@ def _spoken(animator: Animator, reference: Reference) -> Float[np.ndarray, "t 47
 
 
 def _watch(stages: Stages) -> None:
-    """Time the methods that rendering consists of; those of `Renderer` lie inside `Painter.paint`, which
+    """Time the methods that rendering consists of; those of `Renderer` lie inside those of `Painter`, which
     waits for the network: that has a thread of its own."""
     from vivavoce.latent.motion_space import Painter
     from vivavoce.latent.warp import Renderer
@@ -145,7 +143,8 @@ def _watch(stages: Stages) -> None:
     ):
         stages.watch(Renderer, name, stage)
     stages.watch(Painter, "_refined", "waiting for the network")
-    stages.watch(Painter, "paint", "rendering")
+    stages.watch(Painter, "begin", "rendering")
+    stages.watch(Painter, "take", "rendering")
 
 
 def _write(path: Path, size: int, pictures: Iterable[np.ndarray]) -> tuple[float, float]:

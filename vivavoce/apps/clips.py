@@ -36,9 +36,7 @@ class Stage:
         motion = space.layout.unpack(self.generator.around_rest(packed))
         closure = Blinks(space.model.blink_profile, seed=seed).closure(0, len(motion))
         landmarks = space.landmarks(space.with_blinks(motion, closure, self.reference.lids), self.reference)
-        painter = space.painter(self.reference)
-        for first in range(0, len(landmarks), painter.batch):
-            yield from painter.paint(landmarks[first : first + painter.batch])
+        return space.painter(self.reference).paint(landmarks)
 
     def sound(self, example: Example, start: int, count: int) -> Audio:
         """The recording's own, of ``count`` motion frames from the example's frame ``start`` on; silence where it ends before."""

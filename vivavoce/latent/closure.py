@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
-from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
 
 DOUBT, SURE = 0.2, 0.5  # probability of a bilabial under which lips are left alone, and from which on they meet
 BEFORE, AFTER = 1, 3  # features before and after a motion frame's own whose bilabials shut it: lips are there before the sound
@@ -34,11 +33,8 @@ class LipClosure:
     def of(cls, model: FaceModel) -> LipClosure:
         """That of a face model."""
         layout = Layout.of(model.widths())
-        lips = torch.from_numpy(model.expression["lips_jaw"]).float()
-        middle = slice(2, 7)
-        gap = (lips[:, INNER_LOWER[middle], 1] - lips[:, INNER_UPPER[middle], 1]).mean(1)
         across = layout.spread({name: float(name == "lips_jaw") for name in layout.widths})
-        across[across > 0] = gap
+        across[across > 0] = torch.from_numpy(model.lips()[0]).float()
         return cls(across)
 
     def __call__(self, motion: Float[Tensor, "*b t d"], amount: Float[Tensor, " t"]) -> Float[Tensor, "*b t d"]:

@@ -47,8 +47,11 @@ class Inference:
         self.net = net.to(self.device, self.dtype)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch = 1 if self.device.type == "cpu" else 16  # frames that are best refined at once
+        # In float32 multiplications are what takes the time: a graph converts between layouts more than it saves.
+        self._merged = None if fast else self.net.merged()
         single = torch.zeros(1, SIDE, SIDE, CHANNELS)
-        self._single = traced(self._planes, single, networks=(self.net,)) if self.device.type == "cpu" else None
+        graph = fast and self.device.type == "cpu"
+        self._single = traced(self._planes, single, networks=(self.net,)) if graph else None
 
     @torch.inference_mode()
     def __call__(self, views: Sequence[View]) -> list[Correction]:
@@ -59,7 +62,7 @@ class Inference:
 
     def _planes(self, inputs: Tensor) -> Tensor:
         """`Refiner.planes`, channels last, of `looked` views."""
-        return self.net.planes(inputs.permute(0, 3, 1, 2).to(self.dtype)).float().permute(0, 2, 3, 1)
+        return self.net.planes(inputs.permute(0, 3, 1, 2).to(self.dtype), self._merged).float().permute(0, 2, 3, 1)
 
 
 def looked(seen: View) -> Float32[np.ndarray, "144 144 12"]:

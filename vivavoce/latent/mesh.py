@@ -217,6 +217,14 @@ class FaceModel:
         """Number of coefficients by region."""
         return {region: len(self.expression[region]) for region in REGIONS}
 
+    def lips(self) -> Float[np.ndarray, "2 k"]:
+        """Opening of the inner lips, beyond that of lips that touch, and width of the mouth, face heights, for a unit of each
+        coefficient of lips and jaw: both are linear in them."""
+        directions, middle = self.expression["lips_jaw"], slice(2, 7)
+        opening = (directions[:, INNER_LOWER[middle], 1] - directions[:, INNER_UPPER[middle], 1]).mean(1)
+        right, left = MOUTH_CORNERS
+        return np.stack([opening, directions[:, left, 0] - directions[:, right, 0]])
+
     def displacement(self, coefficients: Mapping[str, Float[np.ndarray, "t k"]]) -> Float[np.ndarray, "t n 3"]:
         """Movement of every landmark away from the neutral face, face heights."""
         parts = [np.einsum("tk,knc->tnc", coefficients[r], self.expression[r]) for r in REGIONS]

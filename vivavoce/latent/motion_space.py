@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -32,9 +34,12 @@ SMALLEST_FACE = 64  # px of the face's larger side
 LARGEST_YAW = 45.0  # degrees from the front
 YAW_READ = 0.77  # share of a turned head's yaw that its mesh has (rendered turns of 25 degrees, docs/log.md)
 DEFAULT_CROP = 512  # px
-AHEAD_PX = 8 * 600**2  # of the frames that are painted at once
+_ROOM = 8  # px around what is cut out and enlarged
+AHEAD_PX = 8 * 600**2  # of the frames that are being painted
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
 BROWS_READ = 0.73  # share of a drawn brow's movement that the tracker reads from the picture (docs/log.md)
+WIDTH_READ = 0.83  # the same of the mouth's width (docs/log.md)
+OPENING_AS_WIDTH = 0.07  # and how much wider it reads a mouth for each unit that it opens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ class MotionSpace:
         low, (side, _) = window(face, portrait.image.shape)
         if crop:
             resolution = size or DEFAULT_CROP
-            canvas, origin, scale = square_crop(portrait.image, low + side / 2, side, resolution)
+            canvas, origin, scale = _cropped(portrait.image, low, side, resolution)
             corner, span, free = (0, 0), resolution, (True, True, True, False)
             points = face * scale - np.array([*(origin * scale), 0.0])
         else:
@@ -182,11 +187,16 @@ class MotionSpace:
 
 
 def as_drawn(model: FaceModel) -> FaceModel:
-    """The face model whose brows move so far that the tracker reads the motion they were given."""
+    """The face model whose brows and corners of the mouth move so far that the tracker reads the motion they were given."""
     near = np.linalg.norm(model.mean[:, None, :2] - model.mean[None, BROWS, :2], axis=-1).min(1)
     gain = 1 + (1 / BROWS_READ - 1) * np.exp(-((near / 0.15) ** 2))
     brows = model.expression["cheeks_brows"] * gain[:, None].astype(np.float32)
-    return replace(model, expression={**model.expression, "cheeks_brows": brows})
+    lips, directions = model.lips(), model.expression["lips_jaw"]
+    opening, width = lips
+    wider = (width - OPENING_AS_WIDTH * opening) / WIDTH_READ - width
+    likeliest = np.tensordot(np.linalg.pinv(lips)[:, 1], directions, 1)  # to be wider by 1 and no more open
+    corners = (directions + np.multiply.outer(wider, likeliest)).astype(np.float32)
+    return replace(model, expression={**model.expression, "cheeks_brows": brows, "lips_jaw": corners})
 
 
 def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:
@@ -195,50 +205,76 @@ def paste(frame: Frame, square: Frame, corner: tuple[int, int]) -> None:
     frame[y : y + square.shape[0], x : x + square.shape[1]] = square
 
 
+@dataclass
+class _Begun:
+    """A frame that is being painted: warped, and what the network says about it, once it was asked."""
+
+    draft: Draft
+    said: Future[list[Correction]] | Correction | None = None
+
+
 class Painter:
     """Landmarks to output pictures for one portrait; owns scratch buffers, so one per session.
 
-    ``ahead``: frames that may be painted before the first of them is shown. On a CPU a thread of its own refines one of them
-    while the next is warped: worth it where a file is made, and a delay where somebody watches. Of large pictures, whose warping
-    takes longer than their refining, fewer are held at once.
+    Frames are begun and, in the same order, taken. ``ahead``: how many may be begun before the first of them is taken. On a CPU a
+    thread of its own refines them while others are warped: worth it where a file is made, and a delay where somebody watches. Of
+    large pictures, whose warping takes longer than their refining, fewer are held at once. A GPU refines all together.
     """
 
     def __init__(self, reference: Reference, refiner: Inference | None, ahead: int = 1):
         self.reference, self._refiner = reference, refiner
-        self._ahead = max(1, min(ahead, AHEAD_PX // reference.prepared.image[..., 0].size))
+        ahead = max(1, min(ahead, AHEAD_PX // reference.prepared.image[..., 0].size))
+        single = refiner is None or refiner.batch == 1
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="refiner") if refiner and single and ahead > 1 else None
+        self._most = ahead if refiner and single else refiner.batch if refiner else 1
         self._renderer = Renderer(reference.prepared)
-        self._beside: ThreadPoolExecutor | None = None
+        self._begun: deque[_Begun] = deque()
 
     @property
-    def batch(self) -> int:
-        """How many frames are best painted at once."""
-        return max(self._refiner.batch, self._ahead) if self._refiner else 1
+    def waiting(self) -> int:
+        """How many frames were begun and not taken."""
+        return len(self._begun)
 
-    def paint(self, landmarks: Float[np.ndarray, "t 478 3"]) -> list[Frame]:
-        """The output pictures with the face's landmarks there, px of the moving square."""
-        if self._refiner is not None and self._refiner.batch == 1 and len(landmarks) > 1:
-            return self._paint_beside(self._refiner, landmarks)
-        drafts = [self._draft(points) for points in landmarks]
-        corrections = self._refiner([draft.view for draft in drafts]) if self._refiner else [None] * len(drafts)
-        return [self._whole(self._renderer.finish(*pair)) for pair in zip(drafts, corrections, strict=True)]
+    @property
+    def room(self) -> int:
+        """How many frames are best begun before the next is taken."""
+        return self._most - self.waiting if self._beside or not self._begun else 0
 
-    def _paint_beside(self, refiner: Inference, landmarks: Float[np.ndarray, "t 478 3"]) -> list[Frame]:
-        """The same, each frame refined while others are warped."""
-        if self._beside is None:
-            self._beside = ThreadPoolExecutor(1, thread_name_prefix="refiner")
-        begun = []
-        for points in landmarks:
-            draft = self._draft(points)
-            begun.append((draft, self._beside.submit(refiner, [draft.view])))
-        return [self._whole(self._renderer.finish(draft, self._refined(future))) for draft, future in begun]
+    def begin(self, points: Float[np.ndarray, "478 3"]) -> None:
+        """Warp a frame with the face's landmarks there, px of the moving square."""
+        draft = self._renderer.draft(self._renderer.geometry(points.astype(np.float32)))
+        said = self._beside.submit(self._refiner, [draft.view]) if self._beside and self._refiner else None
+        self._begun.append(_Begun(draft, said))
+
+    def take(self) -> Frame:
+        """The output picture of the frame that was begun first, of those there are."""
+        if self._refiner and self._begun[0].said is None:
+            for begun, correction in zip(self._begun, self._refiner([b.draft.view for b in self._begun]), strict=True):
+                begun.said = correction
+        first = self._begun.popleft()
+        said = self._refined(first.said) if isinstance(first.said, Future) else first.said
+        return self._whole(self._renderer.finish(first.draft, said))
+
+    def drop(self, count: int) -> None:
+        """Leave out so many of the frames that were begun, first those that were begun first."""
+        for _ in range(count):
+            self._begun.popleft()
+
+    def paint(self, landmarks: Iterable[Float[np.ndarray, "478 3"]]) -> Iterator[Frame]:
+        """An output picture for each of these landmarks."""
+        assert not self._begun
+        left = iter(landmarks)
+        while True:
+            for points in islice(left, self.room):
+                self.begin(points)
+            if not self._begun:
+                return
+            yield self.take()
 
     def _refined(self, future: Future[list[Correction]]) -> Correction:
         """What becomes of a frame that is being refined."""
         (correction,) = future.result()
         return correction
-
-    def _draft(self, points: Float[np.ndarray, "478 3"]) -> Draft:
-        return self._renderer.draft(self._renderer.geometry(points.astype(np.float32)))
 
     def _whole(self, square: Frame) -> Frame:
         if square.shape == self.reference.canvas.shape:
@@ -251,7 +287,33 @@ class Painter:
 def _resized(image: Frame, scale: float) -> Frame:
     if scale == 1:
         return image.copy()
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     height, width = image.shape[:2]
-    return cv2.resize(image, (max(2, round(width * scale)), max(2, round(height * scale))), interpolation=method)
+    size = max(2, round(width * scale)), max(2, round(height * scale))
+    if scale < 1:
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return _enlarged(image, size)
 
+
+def _enlarged(image: Frame, size: tuple[int, int]) -> Frame:
+    """The picture at a larger size (width, height), so that it is nearly itself again when reduced: interpolation alone blurs
+    what is finest in it. What it lacked is added once (iterative back-projection, Irani and Peleg 1991)."""
+    once = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    lost = image - cv2.resize(once, image.shape[1::-1], interpolation=cv2.INTER_AREA)
+    once += cv2.resize(lost, size, interpolation=cv2.INTER_CUBIC)
+    return once.round().clip(0, 255).astype(np.uint8)
+
+
+def _cropped(
+    image: Frame, low: Float[np.ndarray, " 2"], side: float, resolution: int
+) -> tuple[Frame, Float[np.ndarray, " 2"], float]:
+    """`square_crop` of the square that begins at ``low``, enlarged by `_resized` where the picture is smaller."""
+    scale = resolution / side
+    if scale <= 1:
+        return square_crop(image, low + side / 2, side, resolution)
+    x, y = first = np.maximum(np.floor(low).astype(int) - _ROOM, 0)
+    right, lower = np.ceil(low + side).astype(int) + _ROOM
+    part = image[y:lower, x:right]
+    enlarged = _resized(part, scale)
+    exact = np.array(enlarged.shape[1::-1]) / part.shape[1::-1]  # sides are whole numbers of px
+    canvas, _, _ = square_crop(enlarged, (low - first + side / 2) * exact, resolution, resolution)
+    return canvas, low, scale

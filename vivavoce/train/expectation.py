@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vivavoce.latent.closure import LipClosure
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
-from vivavoce.latent.topology import MOUTH_CORNERS
-from vivavoce.nets.expectation import LipExpectation
+from vivavoce.nets.expectation import LIPS, LipExpectation
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule
@@ -51,12 +49,10 @@ class ExpectationRecipe:
 def lip_directions(model: FaceModel) -> Float[Tensor, "2 d"]:
     """The inner lips' opening and the mouth's width, face heights, in packed motion: directions . motion."""
     layout = Layout.of(model.widths())
-    lips = torch.from_numpy(model.expression["lips_jaw"]).float()
-    right, left = MOUTH_CORNERS
     own = layout.spread({name: float(name == "lips_jaw") for name in layout.widths}) > 0
-    width = torch.zeros(layout.width)
-    width[own] = lips[:, left, 0] - lips[:, right, 0]
-    return torch.stack([LipClosure.of(model).across, width])
+    directions = torch.zeros(len(LIPS), layout.width)
+    directions[:, own] = torch.from_numpy(model.lips()).float()
+    return directions
 
 
 def unfollowed(

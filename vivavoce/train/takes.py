@@ -208,9 +208,7 @@ def drawn(made: Take, space: MotionSpace, motion: Motion) -> Iterable[Frame]:
 
 def painted(space: MotionSpace, reference: Reference, landmarks: Float[np.ndarray, "t 478 3"]) -> Iterator[Frame]:
     """A portrait's pictures with its landmarks at these places."""
-    painter = space.painter(reference)
-    for first in range(0, len(landmarks), painter.batch):
-        yield from painter.paint(landmarks[first : first + painter.batch])
+    return space.painter(reference).paint(landmarks)
 
 
 def write(path: Path, frames: Iterable[Frame], sound: Float[Tensor, " s"]) -> None:
