@@ -7,8 +7,8 @@ The astronaut of scikit-image speaks a looped text from a WAV file into an MP4 f
 speech features, motion, rendering, H.264 and AAC. The stages are timed from outside, by wrapping the methods that they
 consist of.
 
-Shares are of processor time, because the encoder works beside the rest; "clock" is what the main thread spends by the clock,
-waiting included.
+Shares are of processor time, because encoder and refiner work beside the rest; "clock" is what the main thread spends by the
+clock, waiting included.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vivavoce.animate import Settings
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does; it is read when numpy is imported
+
+from vivavoce.animate import AHEAD, Session, Settings
 from vivavoce.apps.stages import Stages, peak, resident, thread_seconds
+from vivavoce.latent.motion_space import REFINING
 
 TEXT = (
     "The ferry leaves the harbour at a quarter past five, so we should pack the bags before lunch. My brother will bring bread, "
@@ -60,6 +63,8 @@ class Watch:
         now, own = thread_seconds(), threading.get_native_id()
         others = {i: now[i] - seconds for i, seconds in self._threads.items() if i in now and i != own}
         self.helpers = sum(others.values())  # there before and after; the encoder's have gone
+        beside = {thread.native_id for thread in threading.enumerate() if thread.name.startswith(REFINING)}
+        self.refining = sum(seconds for i, seconds in now.items() if i in beside)
         self._ended.set()
         self._thread.join()
 
@@ -124,7 +129,7 @@ def measure(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
     watch_stages(stages)
     count, first_frame = 0, 0.0
     with Watch() as watch:
-        session = animator.session(reference, Settings(fps=FPS))
+        session = Session(animator, reference, Settings(fps=FPS), ahead=AHEAD)
         with VideoWriter(folder / "speed.mp4", fps=FPS, size=session.size, sound=speech) as writer:
             blocks = stages.iterate(read_audio(speech), "reading sound")
             for frame in chain(chain.from_iterable(map(session.push, blocks)), finishing(session)):
@@ -133,7 +138,8 @@ def measure(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
                 count += 1
     assert count == round(seconds * FPS), (count, seconds)
     busy = {
-        **stages.busy, "encoding": watch.total - watch.main - watch.helpers,
+        **stages.busy, "refining": watch.refining,
+        "encoding": watch.total - watch.main - watch.helpers - watch.refining,
         "rest of the main thread": watch.main - sum(stages.busy.values()), "helper threads (OpenCV, torch)": watch.helpers,
     }
     table = {
@@ -200,8 +206,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch; the command line takes one")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args()
-    # Before NumPy and torch are imported, which count the cores they may use; the command line does the same.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), 60 * args.minutes, args.threads)

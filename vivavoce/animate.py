@@ -306,6 +306,8 @@ class Session:
         while len(self._landmarks) and self._due(self._shown, end):
             while self._painter.room and self._due(following := self._shown + self._painter.waiting, end):
                 self._painter.begin(self._clock.pick(self._landmarks, self._first, following))
+            if end is None and self._painter.room:
+                return  # what was begun is refined while further sound is heard
             frame = self._painter.take()
             self._shown += 1
             self._forget()
