@@ -10,6 +10,7 @@ import torch
 from test_train import quiet, toy_examples
 
 from vivavoce import Animator
+from vivavoce.latent.closure import lip_directions
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import Layout
 from vivavoce.latent.topology import INNER_LOWER, INNER_UPPER
@@ -18,7 +19,7 @@ from vivavoce.nets.expectation import LipExpectation
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.speech.analysis import Analysis
 from vivavoce.train.data import Example
-from vivavoce.train.expectation import ExpectationRecipe, learn_expectation, lip_directions, unfollowed
+from vivavoce.train.expectation import ExpectationRecipe, learn_expectation, unfollowed
 from vivavoce.train.windows import Stretches, at_tempo
 
 LEVELS = LevelsConfig(streams=dict(Analysis().spec.streams), listen=("acoustic", "prosodic"))

@@ -19,6 +19,14 @@ WAKING = 7  # features before a sound at which lips are free again
 TRAIL, LEAD = PAUSE + SETTLING - 1, WAKING  # features before and after a motion frame's own that decide about it
 
 
+def lip_directions(model: FaceModel) -> Float[Tensor, "2 d"]:
+    """The inner lips' opening and the mouth's width, face heights, in packed motion: directions . motion."""
+    layout, lips = Layout.of(model.widths()), torch.from_numpy(model.lips()).float()
+    directions = torch.zeros(len(lips), layout.width)
+    directions[:, layout.spread({name: float(name == "lips_jaw") for name in layout.widths}) > 0] = lips
+    return directions
+
+
 @dataclass(frozen=True)
 class LipClosure:
     """The gap between the inner lips, beyond that of lips that touch, is linear in packed motion: gap = across . motion.
@@ -32,10 +40,7 @@ class LipClosure:
     @classmethod
     def of(cls, model: FaceModel) -> LipClosure:
         """That of a face model."""
-        layout = Layout.of(model.widths())
-        across = layout.spread({name: float(name == "lips_jaw") for name in layout.widths})
-        across[across > 0] = torch.from_numpy(model.lips()[0]).float()
-        return cls(across)
+        return cls(lip_directions(model)[0])
 
     def __call__(self, motion: Float[Tensor, "*b t d"], amount: Float[Tensor, " t"]) -> Float[Tensor, "*b t d"]:
         """``motion`` with so much (0 to 1) of the open gap of each frame taken away."""

@@ -34,13 +34,13 @@ SMALLEST_FACE = 64  # px of the face's larger side
 LARGEST_YAW = 45.0  # degrees from the front
 YAW_READ = 0.77  # share of a turned head's yaw that its mesh has (rendered turns of 25 degrees, docs/log.md)
 DEFAULT_CROP = 512  # px
-REFINING = "refiner"  # what the thread is called that refines beside the others
-_ROOM = 8  # px around what is cut out and enlarged
 AHEAD_PX = 8 * 600**2  # of the frames that are being painted
+REFINING = "refiner"  # what the thread is called that refines beside the others
 DEFAULT_LONGEST = 1280  # px: the longest side of a whole picture, unless asked otherwise
 BROWS_READ = 0.73  # share of a drawn brow's movement that the tracker reads from the picture (docs/log.md)
 WIDTH_READ = 0.83  # the same of the mouth's width (docs/log.md)
 OPENING_AS_WIDTH = 0.07  # and how much wider it reads a mouth for each unit that it opens
+_ROOM = 8  # px around what is cut out and enlarged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +225,9 @@ class Painter:
     def __init__(self, reference: Reference, refiner: Inference | None, ahead: int = 1):
         self.reference, self._refiner = reference, refiner
         ahead = max(1, min(ahead, AHEAD_PX // reference.prepared.image[..., 0].size))
-        single = refiner is None or refiner.batch == 1
-        self._beside = ThreadPoolExecutor(1, REFINING) if refiner and single and ahead > 1 else None
-        self._most = ahead if refiner and single else refiner.batch if refiner else 1
+        batch = refiner.batch if refiner else 1
+        self._beside = ThreadPoolExecutor(1, REFINING) if refiner and batch == 1 and ahead > 1 else None
+        self._most = ahead if self._beside else batch
         self._renderer = Renderer(reference.prepared)
         self._begun: deque[_Begun] = deque()
 

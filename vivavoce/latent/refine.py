@@ -222,6 +222,7 @@ class Refiner(nn.Module):
             x = bent(x)
         return self.out(bent(self.last(x)))
 
+    @torch.no_grad()
     def merged(self) -> list[tuple[Float[Tensor, "i o 4 4"], Float[Tensor, "o k 3 3"], Float[Tensor, " o"] | None]]:
         """For each step up the weights for what comes from the coarser level, as those of a transposed convolution, those for
         what was kept, and the bias.

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vivavoce.latent.closure import lip_directions
 from vivavoce.latent.mesh import FaceModel
 from vivavoce.latent.motion import MOTION_RATE_HZ, Layout
-from vivavoce.nets.expectation import LIPS, LipExpectation
+from vivavoce.nets.expectation import LipExpectation
 from vivavoce.nets.levels import LevelsConfig
 from vivavoce.train.data import Example, Progress
 from vivavoce.train.loop import Run, Schedule
@@ -44,15 +45,6 @@ class ExpectationRecipe:
     members: int = 6
     width: int = 96
     share: float = 0.7
-
-
-def lip_directions(model: FaceModel) -> Float[Tensor, "2 d"]:
-    """The inner lips' opening and the mouth's width, face heights, in packed motion: directions . motion."""
-    layout = Layout.of(model.widths())
-    own = layout.spread({name: float(name == "lips_jaw") for name in layout.widths}) > 0
-    directions = torch.zeros(len(LIPS), layout.width)
-    directions[:, own] = torch.from_numpy(model.lips()).float()
-    return directions
 
 
 def unfollowed(
